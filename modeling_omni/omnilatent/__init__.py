@@ -1,0 +1,1 @@
+"""OmniLatent: any-to-any model of text, audio, images and video."""

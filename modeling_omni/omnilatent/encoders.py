@@ -1,0 +1,63 @@
+"""From a modality's tensor to tokens of the backbone's width.
+
+Each encoder maps (values, mask) to (B, tokens, hidden_size); which of the tokens are real is
+`layout.token_mask`'s answer. Padding is zeroed on the way, so that it never reaches a real token.
+"""
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from ...configuration.configuration_omnilatent import OmniLatentConfig
+from ...configuration.modalities import AUDIO, IMAGE, VIDEO
+
+
+class AudioEncoder(nn.Module):
+    """Two strided convolutions over mel frames: (B, mels, F) -> (B, ceil(F / 4), hidden_size)."""
+
+    def __init__(self, config: OmniLatentConfig):
+        super().__init__()
+        self.conv1 = nn.Conv1d(config.num_mel_bins, config.hidden_size, kernel_size=3, stride=2, padding=1)
+        self.conv2 = nn.Conv1d(config.hidden_size, config.hidden_size, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        states = values if mask is None else values * mask.unsqueeze(1)
+        states = nn.functional.gelu(self.conv1(states))
+        if mask is not None:
+            states = states * mask[:, ::2].unsqueeze(1)
+        return self.conv2(states).transpose(1, 2)
+
+
+class ImageEncoder(nn.Module):
+    """Square patches, projected: (B, C, H, W) -> (B, patches, hidden_size)."""
+
+    def __init__(self, config: OmniLatentConfig):
+        super().__init__()
+        self.patch_size = config.image_patch_size
+        self.projection = nn.Linear(config.num_channels * self.patch_size**2, config.hidden_size)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        if mask is not None:
+            values = values * mask.unsqueeze(1)
+        p = self.patch_size
+        return self.projection(rearrange(values, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p))
+
+
+class VideoEncoder(nn.Module):
+    """Tubes of frames and pixels, projected, which is a strided 3-D convolution: (B, N, C, H, W) -> (B, tubes, D)."""
+
+    def __init__(self, config: OmniLatentConfig):
+        super().__init__()
+        self.patch_size, self.tubelet_size = config.video_patch_size, config.video_tubelet_size
+        self.projection = nn.Linear(
+            config.num_channels * self.tubelet_size * self.patch_size**2, config.hidden_size
+        )
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        if mask is not None:
+            values = values * mask.unsqueeze(2)
+        t, p = self.tubelet_size, self.patch_size
+        return self.projection(rearrange(values, "b (n t) c (h p) (w q) -> b (n h w) (c t p q)", t=t, p=p, q=p))
+
+
+ENCODERS = {AUDIO: AudioEncoder, IMAGE: ImageEncoder, VIDEO: VideoEncoder}

@@ -1,0 +1,40 @@
+"""Any-to-any models of text, audio, images and video in the Hugging Face ecosystem."""
+
+from importlib import import_module
+from pathlib import Path
+
+
+if (Path(__file__).parent.parent / "pyproject.toml").is_file():
+    # Run from the repository root this folder hides an installed omnilatent; its sub-packages are our neighbours.
+    __path__.append(str(Path(__file__).parent.parent))
+
+__version__ = "0.1.0.dev0"
+
+# public name -> module that defines it; loaded at first use
+_PUBLIC = {
+    "OmniLatentConfig": "configuration.configuration_omnilatent",
+    "OmniLatentModel": "modeling_omni.omnilatent.modeling_omnilatent",
+    "OmniLatentTokenizer": "processing.tokenization_omnilatent",
+    "OmniLatentFeatureExtractor": "processing.feature_extraction_omnilatent",
+    "OmniLatentImageProcessor": "processing.image_processing_omnilatent",
+    "OmniLatentVideoProcessor": "processing.video_processing_omnilatent",
+    "OmniLatentProcessor": "processing.processing_omnilatent",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
+
+
+from .registration import register  # noqa: E402  (needs the sub-packages' path, set above)
+
+
+register()
