@@ -10,7 +10,6 @@ from transformers.utils import logging
 
 from .modalities import SPECIAL_TOKENS
 
-
 logger = logging.get_logger(__name__)
 
 # Placeholder ids start this far above the vocabulary, so that `resize_token_embeddings` never runs into them.
@@ -284,7 +283,9 @@ class OmniLatentConfig(PreTrainedConfig):
             )
         for name in ("text", "audio", "image", "video", "contrastive", "ctc"):
             if getattr(self, f"{name}_loss_weight") < 0:
-                raise ValueError(f"`{name}_loss_weight` must not be negative, got {getattr(self, f'{name}_loss_weight')}.")
+                raise ValueError(
+                    f"`{name}_loss_weight` must not be negative, got {getattr(self, f'{name}_loss_weight')}."
+                )
 
     def __getattr__(self, name):
         # `image_token_id`, `text_target_token_id`, ...: an offset into the special tokens, never saved

@@ -30,7 +30,6 @@ from .modalities import (
     check_modality,
 )
 
-
 AUDIO_STRIDE = 4  # mel frames of an audio token: two convolutions of stride 2
 
 

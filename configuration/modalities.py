@@ -5,7 +5,6 @@ Shapes: B batch, T text tokens, F mel frames, M mel bins, N video frames, H and 
 
 from typing import NamedTuple
 
-
 TEXT, AUDIO, IMAGE, VIDEO = "text", "audio", "image", "video"
 MODALITIES = (TEXT, AUDIO, IMAGE, VIDEO)
 

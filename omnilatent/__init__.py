@@ -3,7 +3,6 @@
 from importlib import import_module
 from pathlib import Path
 
-
 if (Path(__file__).parent.parent / "pyproject.toml").is_file():
     # Run from the repository root this folder hides an installed omnilatent; its sub-packages are our neighbours.
     __path__.append(str(Path(__file__).parent.parent))
@@ -35,6 +34,5 @@ def __dir__():
 
 
 from .registration import register  # noqa: E402  (needs the sub-packages' path, set above)
-
 
 register()

@@ -6,10 +6,9 @@ Shapes: B batch, T tokens (Q queries, K keys), D hidden size, H heads, G key and
 from .attention import Attention
 from .block import TransformerBlock
 from .feed_forward import SwiGLU
-from .masks import causal, everywhere, segment_mask
+from .masks import all_keys_for, causal, everywhere, segment_mask
 from .norms import RMSNorm
 from .rotary import MultiAxisRotary, apply_rotary
-
 
 __all__ = [
     "Attention",
@@ -17,6 +16,7 @@ __all__ = [
     "RMSNorm",
     "SwiGLU",
     "TransformerBlock",
+    "all_keys_for",
     "apply_rotary",
     "causal",
     "everywhere",

@@ -68,7 +68,9 @@ class Attention(nn.Module):
         num_key_value_heads = num_key_value_heads or num_attention_heads
         if head_dim is None:
             if hidden_size % num_attention_heads != 0:
-                raise ValueError(f"hidden_size {hidden_size} is not divisible by num_attention_heads {num_attention_heads}.")
+                raise ValueError(
+                    f"hidden_size {hidden_size} is not divisible by num_attention_heads {num_attention_heads}."
+                )
             head_dim = hidden_size // num_attention_heads
         if num_attention_heads % num_key_value_heads != 0:
             raise ValueError(

@@ -18,7 +18,9 @@ class TransformerBlock(GradientCheckpointingLayer):
         layer_scale: start of the factors; `None` leaves them out.
     """
 
-    def __init__(self, hidden_size: int, attention: nn.Module, feed_forward: nn.Module, norm, layer_scale: float | None = None):
+    def __init__(
+        self, hidden_size: int, attention: nn.Module, feed_forward: nn.Module, norm, layer_scale: float | None = None
+    ):
         super().__init__()
         self.attention_norm = norm(hidden_size)
         self.attention = attention

@@ -11,7 +11,6 @@ import torch
 from transformers.masking_utils import bidirectional_mask_function as everywhere
 from transformers.masking_utils import causal_mask_function as causal
 
-
 MaskFunction = Callable[[int, int, int, int], bool]
 
 
@@ -29,7 +28,7 @@ def segment_mask(segments: torch.Tensor) -> MaskFunction:
     return predicate
 
 
-def rows(selected: torch.Tensor) -> MaskFunction:
+def all_keys_for(selected: torch.Tensor) -> MaskFunction:
     """Everything is visible to the queries marked True in `selected` (B, K), nothing to the others."""
 
     def predicate(batch, head, query, key):
@@ -38,4 +37,4 @@ def rows(selected: torch.Tensor) -> MaskFunction:
     return predicate
 
 
-__all__ = ["MaskFunction", "causal", "everywhere", "rows", "segment_mask"]
+__all__ = ["MaskFunction", "all_keys_for", "causal", "everywhere", "segment_mask"]

@@ -5,5 +5,4 @@ from .reconstruction import masked_mse_loss
 from .text import ctc_readout_loss, next_token_loss
 from .weighting import LossWeights
 
-
 __all__ = ["LossWeights", "contrastive_loss", "ctc_readout_loss", "masked_mse_loss", "next_token_loss"]

@@ -7,34 +7,44 @@ has its index on all three axes. `MultiAxisRotary` reads these numbers, and `Coo
 """
 
 import torch
+from einops import repeat
 from torch import nn
 
 from ...configuration import layout
 from ...configuration.configuration_omnilatent import OmniLatentConfig
 from ...configuration.modalities import AUDIO, IMAGE
 
-
 AXES = 3
 
 
-def token_coordinates(config: OmniLatentConfig, name: str, size: tuple[int, ...], device=None) -> torch.Tensor:
-    """Centre (time, row, column) of every token of a modality of this size; (tokens, 3), float32.
+def token_coordinates(
+    config: OmniLatentConfig, name: str, size: tuple[int, ...], grid_mask: torch.Tensor | None = None, device=None
+) -> torch.Tensor:
+    """Centre (time, row, column) of every token of a modality of this size; (B or 1, tokens, 3), float32.
 
     Args:
         size: audio (frames,), image (height, width), video (frames, height, width).
+        grid_mask: (B, tokens), True where a token is real. The frame is what is real of the picture: padding does
+            not move anything.
     """
     grid = layout.token_grid(config, name, size)
     tokens_per_second = config.sampling_rate / config.hop_length / layout.AUDIO_STRIDE
     if name == AUDIO:
         time = torch.arange(grid[0], device=device) + 0.5
-        return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)], dim=-1)
+        return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)], dim=-1).unsqueeze(0)
+    frames, rows, columns = grid if len(grid) == AXES else (1, *grid)
+    if grid_mask is None:
+        grid_mask = torch.ones(1, frames * rows * columns, dtype=torch.bool, device=device)
+    real = grid_mask.unflatten(1, (frames, rows, columns))
     side = config.image_size / config.image_patch_size
-    rows, columns = ((torch.arange(n, device=device) + 0.5) / n * side for n in grid[-2:])
-    seconds = torch.zeros(1, device=device)
-    if name != IMAGE:
-        seconds = (torch.arange(grid[0], device=device) + 0.5) * config.video_tubelet_size / config.video_fps
-    axes = torch.meshgrid(seconds * tokens_per_second, rows, columns, indexing="ij")
-    return torch.stack(axes, dim=-1).flatten(0, -2)
+    seconds = (torch.arange(frames, device=real.device) + 0.5) * config.video_tubelet_size / config.video_fps
+    place = {
+        "f": (seconds * tokens_per_second * (name != IMAGE)).expand(len(real), -1),
+        "r": (torch.arange(rows, device=real.device) + 0.5) * side / real.any(3).any(1).sum(1, keepdim=True),
+        "c": (torch.arange(columns, device=real.device) + 0.5) * side / real.any(2).any(1).sum(1, keepdim=True),
+    }
+    axes = [repeat(place[axis], f"b {axis} -> b (f r c)", f=frames, r=rows, c=columns) for axis in place]
+    return torch.stack(axes, dim=-1)
 
 
 class CoordinateEmbedding(nn.Module):

@@ -49,9 +49,7 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: OmniLatentConfig):
         super().__init__()
         self.patch_size, self.tubelet_size = config.video_patch_size, config.video_tubelet_size
-        self.projection = nn.Linear(
-            config.num_channels * self.tubelet_size * self.patch_size**2, config.hidden_size
-        )
+        self.projection = nn.Linear(config.num_channels * self.tubelet_size * self.patch_size**2, config.hidden_size)
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         if mask is not None:

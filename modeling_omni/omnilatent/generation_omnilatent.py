@@ -27,7 +27,9 @@ class TextVocabulary(LogitsProcessor):
 
 class OmniLatentGenerationMixin(GenerationMixin):
     @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, *args, generation_mode: str | None = None, target_size=None, **kwargs):
+    def generate(
+        self, inputs: torch.Tensor | None = None, *args, generation_mode: str | None = None, target_size=None, **kwargs
+    ):
         """
         Generate text, or with `generation_mode` another modality.
 

@@ -27,18 +27,16 @@ from ...configuration.modalities import (
     TEXT,
     check_modality,
 )
-from ..layers import Attention, MultiAxisRotary, RMSNorm, SwiGLU, TransformerBlock, segment_mask
+from ..layers import Attention, MultiAxisRotary, RMSNorm, SwiGLU, TransformerBlock, all_keys_for, segment_mask
 from ..layers.block import LayerScale
-from ..layers.masks import rows
-from ..layers.rows import take_rows
+from ..layers.token_rows import take_rows
 from ..losses import LossWeights, contrastive_loss, ctc_readout_loss, masked_mse_loss, next_token_loss
 from . import sequence
-from .coordinates import AXES, CoordinateEmbedding, token_coordinates
+from .coordinates import AXES, CoordinateEmbedding
 from .decoders import DECODERS
 from .encoders import ENCODERS
 from .generation_omnilatent import OmniLatentGenerationMixin
 from .outputs import OmniLatentOutput
-
 
 MAX_LOGIT_SCALE = 4.6052  # ln(100), CLIP's clamp
 NO_SEGMENT = -(2**31)
@@ -177,7 +175,9 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
 
     # --- the ways in ---------------------------------------------------------------------------------------------
 
-    def lay_out_triple(self, source, values, target_modality, target=None, source_mask=None, target_mask=None, **kwargs):
+    def lay_out_triple(
+        self, source, values, target_modality, target=None, source_mask=None, target_mask=None, **kwargs
+    ):
         """Keyword arguments of `forward` for one source and one target; see `layout.lay_out` for the shapes.
 
         A text target without a tensor gets no tokens: it is read out at the source positions.
@@ -194,7 +194,9 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         )
         return {**laid_out, **kwargs}
 
-    def reconstruct(self, modality: str, values: torch.Tensor, mask: torch.Tensor | None = None, **kwargs) -> OmniLatentOutput:
+    def reconstruct(
+        self, modality: str, values: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> OmniLatentOutput:
         """Encode and decode one modality (autoencoder); `.loss` compares the result with the input."""
         return self(modality, values, modality, target=values, source_mask=mask, target_mask=mask, **kwargs)
 
@@ -333,7 +335,9 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             inputs_embeds = self.embed_tokens(input_ids)
         tensors = {
             **dict(pixel_values=pixel_values, pixel_values_videos=pixel_values_videos, input_features=input_features),
-            **dict(pixel_mask=pixel_mask, pixel_mask_videos=pixel_mask_videos, input_features_mask=input_features_mask),
+            **dict(
+                pixel_mask=pixel_mask, pixel_mask_videos=pixel_mask_videos, input_features_mask=input_features_mask
+            ),
             **dict(image_labels=image_labels, video_labels=video_labels, audio_labels=audio_labels),
             **dict(image_labels_mask=image_labels_mask, video_labels_mask=video_labels_mask),
             **dict(audio_labels_mask=audio_labels_mask),
@@ -431,8 +435,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             index = index + past_key_values.get_seq_length()
         positions = index.float().unsqueeze(-1).expand(-1, -1, AXES)
         for group in (*sources.values(), *slots.values()):
-            coordinates = token_coordinates(self.config, group.name, group.size, input_ids.device)
-            positions = torch.where(group.where.unsqueeze(-1), group.place(coordinates.unsqueeze(0)), positions)
+            positions = torch.where(group.where.unsqueeze(-1), group.place(group.coordinates()), positions)
         return positions.permute(2, 0, 1)
 
     def _embed(self, input_ids, inputs_embeds, segments, real, sources, slots, tensors) -> torch.Tensor:
@@ -442,18 +445,16 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             group.check("placeholders")
             names = TENSOR_NAMES[name]
             tokens = self.encoders[name](tensors[names.values].to(hidden_states.dtype), tensors[names.mask])
-            hidden_states = hidden_states + group.place(tokens + self._coordinates(group, hidden_states))
+            place = self.coordinate_embedding(group.coordinates()).to(hidden_states.dtype)
+            hidden_states = hidden_states + group.place(tokens + place)
         for group in slots.values():
             group.check("slots")
-            hidden_states = hidden_states + group.place(self._coordinates(group, hidden_states))
+            place = self.coordinate_embedding(group.coordinates()).to(hidden_states.dtype)
+            hidden_states = hidden_states + group.place(place)
             if self.config.sequence_adaptation == "interpolate":
                 resampled = resample_rows(hidden_states, real & (segments == SOURCE_SEGMENT), group.tokens)
                 hidden_states = hidden_states + group.place(resampled)
         return self.embed_norm(hidden_states)
-
-    def _coordinates(self, group, hidden_states):
-        coordinates = token_coordinates(self.config, group.name, group.size, hidden_states.device)
-        return self.coordinate_embedding(coordinates.unsqueeze(0)).to(hidden_states.dtype)
 
     def _attention_mask(self, hidden_states, input_ids, attention_mask, token_type_ids, past_key_values):
         """Who sees whom: padding, segments, and the causal order of text targets."""
@@ -464,7 +465,9 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             past = past_key_values.get_seq_length()
         bidirectional = sequence.is_bidirectional(self.config, input_ids, token_type_ids[:, -length:])
         # cached tokens whose segments nobody told are visible
-        segments = nn.functional.pad(token_type_ids, (past + length - token_type_ids.shape[1], 0), value=SOURCE_SEGMENT)
+        segments = nn.functional.pad(
+            token_type_ids, (past + length - token_type_ids.shape[1], 0), value=SOURCE_SEGMENT
+        )
         # a static cache is longer than what it holds: the rest belongs to nobody
         keys = past + length if past_key_values is None else sum(past_key_values.get_mask_sizes(length, 0))
         segments = nn.functional.pad(segments, (0, keys - past - length), value=NO_SEGMENT)
@@ -474,7 +477,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             hidden_states,
             attention_mask,
             past_key_values,
-            or_mask_function=rows(bidirectional),
+            or_mask_function=all_keys_for(bidirectional),
             and_mask_function=segment_mask(segments),
         )
 

@@ -8,9 +8,9 @@ from transformers.utils import torch_compilable_check
 
 from ...configuration import layout
 from ...configuration.configuration_omnilatent import OmniLatentConfig
-from ...configuration.modalities import MODALITIES, TENSOR_NAMES, TEXT
-from ..layers.rows import place_rows, take_rows
-from .coordinates import AXES
+from ...configuration.modalities import TENSOR_NAMES, TEXT
+from ..layers.token_rows import place_rows, take_rows
+from .coordinates import token_coordinates
 
 
 def is_marker(config: OmniLatentConfig, input_ids: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,9 @@ def find_segments(config: OmniLatentConfig, input_ids: torch.Tensor) -> torch.Te
 
 def is_bidirectional(config: OmniLatentConfig, input_ids: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
     """True at tokens that see later tokens of their segment: all but those of text targets."""
-    text_target = (segments > 0) & ((input_ids < config.special_token_offset) | (input_ids == config.text_target_token_id))
+    text_target = (segments > 0) & (
+        (input_ids < config.special_token_offset) | (input_ids == config.text_target_token_id)
+    )
     return ~text_target
 
 
@@ -67,7 +69,7 @@ class TokenGroup:
     """
 
     def __init__(self, config: OmniLatentConfig, name: str, where, grid_mask, size):
-        self.name, self.where, self.size = name, where, size
+        self.config, self.name, self.where, self.size = config, name, where, size
         self.tokens = layout.count_tokens(config, name, size)
         self.grid_mask = grid_mask
 
@@ -80,9 +82,15 @@ class TokenGroup:
         found = self.where.sum(dim=1)
         torch_compilable_check(
             (expected == found).all(),
-            lambda: f"The sequence has {found.tolist()} {what} of {self.name}, its tensors make "
-            f"{expected.tolist()} tokens; scattering anyway would pair pictures with the wrong rows.",
+            lambda: (
+                f"The sequence has {found.tolist()} {what} of {self.name}, its tensors make "
+                f"{expected.tolist()} tokens; scattering anyway would pair pictures with the wrong rows."
+            ),
         )
+
+    def coordinates(self) -> torch.Tensor:
+        """(time, row, column) of each token of the grid, (B or 1, tokens, 3)."""
+        return token_coordinates(self.config, self.name, self.size, self.grid_mask, self.where.device)
 
     def place(self, grid_rows: torch.Tensor) -> torch.Tensor:
         """Rows of the grid (B or 1, tokens, D) into the sequence (B, T, D), 0 elsewhere."""
@@ -112,7 +120,9 @@ def source_groups(config: OmniLatentConfig, input_ids: torch.Tensor, tensors: di
     return groups
 
 
-def slot_groups(config: OmniLatentConfig, input_ids: torch.Tensor, target_sizes: dict, tensors: dict) -> dict[str, TokenGroup]:
+def slot_groups(
+    config: OmniLatentConfig, input_ids: torch.Tensor, target_sizes: dict, tensors: dict
+) -> dict[str, TokenGroup]:
     """The groups of target slots; text has none."""
     groups = {}
     for name, size in target_sizes.items():
@@ -120,13 +130,13 @@ def slot_groups(config: OmniLatentConfig, input_ids: torch.Tensor, target_sizes:
             continue
         mask = tensors.get(TENSOR_NAMES[name].labels_mask)
         grid_mask = None if mask is None else layout.token_mask(config, name, mask.bool())
-        groups[name] = TokenGroup(config, name, input_ids == getattr(config, f"{name}_slot_token_id"), grid_mask, tuple(size))
+        groups[name] = TokenGroup(
+            config, name, input_ids == getattr(config, f"{name}_slot_token_id"), grid_mask, tuple(size)
+        )
     return groups
 
 
 __all__ = [
-    "AXES",
-    "MODALITIES",
     "TokenGroup",
     "find_segments",
     "is_bidirectional",
