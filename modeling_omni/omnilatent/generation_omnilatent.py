@@ -74,7 +74,6 @@ class OmniLatentGenerationMixin(GenerationMixin):
         input_ids = inputs_tensor
         if inputs_tensor.is_floating_point():
             input_ids = self.embed_tokens.find_special(inputs_tensor)
-        past = model_kwargs.get("past_key_values")
         real = model_kwargs.get("attention_mask")
         length = input_ids.shape[1]
         segments = model_kwargs.get("token_type_ids")
