@@ -62,7 +62,7 @@ class OmniLatentConfig(PreTrainedConfig):
         text_vocab_size (`int`, *optional*): Number of ids the tokenizer knows; `generate` emits none above it.
             `None`: all `vocab_size`.
         hidden_size (`int`, defaults to 768): Width of the backbone. Also accepted as `hidden_dim`.
-        intermediate_size (`int`, *optional*): Width of SwiGLU's hidden layer. `None`: 4 * `hidden_size`.
+        intermediate_size (`int`, *optional*): Width of SwiGLU's hidden layer. `None`: 3.5 * `hidden_size`.
         num_hidden_layers (`int`, defaults to 12): Backbone layers. Also accepted as `num_layers`.
         num_attention_heads (`int`, defaults to 12): Query heads. Also accepted as `num_heads`.
         num_key_value_heads (`int`, *optional*): Key and value heads, each shared by a group of query heads.
@@ -185,7 +185,7 @@ class OmniLatentConfig(PreTrainedConfig):
                 setattr(self, name, kwargs.pop(alias))
         self._refuse_unknown_words(kwargs)
         if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
+            self.intermediate_size = 7 * self.hidden_size // 2
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.hidden_size % self.num_attention_heads == 0:

@@ -2,9 +2,10 @@
 
     [ sources: text ids, one placeholder per audio, image or video token | target marker, target slots ] ...
 
-`lay_out` is the only writer of this sequence: the processor, the call `model("image", image, "text")`,
-`reconstruct`, `forward_multimodal` and `generate` all go through it. It concatenates columns, so padding may stand
-anywhere in a row as long as `attention_mask` is 0 there. `token_type_ids` is the segment: 0 for sources, k for the
+`lay_out` writes this sequence for the call `model("image", image, "text")`, `reconstruct`, `forward_multimodal`,
+`generate` and the trainers; the processor writes the same one from text with placeholders, as transformers'
+processors do. `lay_out` concatenates columns, so padding may stand anywhere in a row as long as `attention_mask` is 0
+there. `token_type_ids` is the segment: 0 for sources, k for the
 k-th target, -k for the k-th target's twin: the target written once more as a source that only sees itself, whose
 embedding the contrastive loss compares with the sources'.
 

@@ -16,6 +16,7 @@ _PUBLIC = {
     "OmniLatentTokenizer": "processing.tokenization_omnilatent",
     "OmniLatentFeatureExtractor": "processing.feature_extraction_omnilatent",
     "OmniLatentImageProcessor": "processing.image_processing_omnilatent",
+    "OmniLatentImageProcessorPil": "processing.image_processing_omnilatent",
     "OmniLatentVideoProcessor": "processing.video_processing_omnilatent",
     "OmniLatentProcessor": "processing.processing_omnilatent",
 }

@@ -15,5 +15,5 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(hidden_size, eps=eps)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        normed = F.rms_norm(hidden_states.float(), self.normalized_shape, self.weight.float(), self.eps)
-        return normed.to(hidden_states.dtype)
+        # torch's kernel computes the statistics in float32; a weight of another type would keep it from being used
+        return F.rms_norm(hidden_states, self.normalized_shape, self.weight.to(hidden_states.dtype), self.eps)

@@ -38,7 +38,8 @@ class OmniLatentGenerationMixin(GenerationMixin):
             generation_mode: `"text"` (default), `"image"`, `"audio"` or `"video"`.
             target_size: size of a target that is not text: audio frames, image (height, width), video (frames,
                 height, width). `None`: the config's default.
-            kwargs: those of transformers' `generate` for text.
+            kwargs: those of transformers' `generate` for text. A prompt that ends within its sources gets the marker
+                and BOS of a text target; plain `input_ids` of text are continued as they stand.
 
         Returns:
             For text the sequences, as transformers returns them. Otherwise the tensor: image (B, C, H, W), audio
@@ -48,7 +49,7 @@ class OmniLatentGenerationMixin(GenerationMixin):
         if mode == TEXT:
             if target_size is not None:
                 raise ValueError("Text has no `target_size`: its length is `max_new_tokens`.")
-            return super().generate(inputs, *args, **kwargs)
+            return super().generate(*self._open_text_target(inputs, kwargs), *args, **kwargs)
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         attention_mask = kwargs.pop("attention_mask", None)
         token_type_ids = kwargs.pop("token_type_ids", None)
@@ -68,6 +69,21 @@ class OmniLatentGenerationMixin(GenerationMixin):
             name: kwargs[name] for names in TENSOR_NAMES.values() for name in names[:2] if kwargs.get(name) is not None
         }
         return self(**laid_out, **tensors, return_dict=True).output
+
+    def _open_text_target(self, inputs, kwargs) -> tuple:
+        """`generate`'s positional argument; the target is opened in place where the prompt ends within its sources."""
+        given = kwargs.get("input_ids") if inputs is None else inputs
+        if given is None or given.is_floating_point() or kwargs.get("past_key_values") is not None:
+            return (inputs,)
+        segments = kwargs.get("token_type_ids")
+        if segments is None:
+            segments = sequence.find_segments(self.config, given)
+        if (segments[:, -1] != SOURCE_SEGMENT).any():
+            return (inputs,)
+        prefix = {"input_ids": given, "attention_mask": kwargs.get("attention_mask")}
+        laid_out = layout.lay_out(self.config, {}, {TEXT: None}, prefix=prefix)
+        kwargs |= {name: laid_out[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        return ()
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         """Places of the prompt's tokens (3, B, T); each new token has the last one's place plus one."""

@@ -167,3 +167,15 @@ def test_an_unknown_mode_is_refused(model):
 def test_text_has_no_target_size(model):
     with pytest.raises(ValueError, match="max_new_tokens"):
         model.generate(sources()["text"], target_size=(3,))
+
+
+def test_a_prompt_that_ends_within_its_sources_gets_a_text_target(model):
+    image = sources()["image"]
+    bare = lay_out(model.config, {"image": image}, {})
+    opened = prompt(model, "image")
+    settings = dict(max_new_tokens=4, do_sample=False, eos_token_id=None)
+    for key in ("target_sizes", "twins"):
+        bare.pop(key)
+    assert torch.equal(model.generate(**bare, **settings), model.generate(**opened, **settings))
+    bare.pop("token_type_ids")
+    assert torch.equal(model.generate(**bare, **settings), model.generate(**opened, **settings))
