@@ -1,0 +1,43 @@
+"""Streamed video: folders and datasets of videos to batches of text, sound, pictures and frames."""
+
+from importlib import import_module
+
+# public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
+_PUBLIC = {
+    "ClipSpec": "clips",
+    "past_and_future": "clips",
+    "collate_multimodal": "collate",
+    "collate_video_watching": "watching",
+    "encode_bytes": "collate",
+    "VideoCollection": "collection",
+    "UnreadableVideoError": "decode",
+    "decode_clips": "decode",
+    "probe": "decode",
+    "to_model_inputs": "device",
+    "VideoLoader": "loader",
+    "build_dataloader": "loader",
+    "prepare_proxies": "proxies",
+    "scan_folder": "scan",
+    "NoUsableClipsError": "skips",
+    "Skip": "skips",
+    "SkipLog": "skips",
+    "TooManyBadClipsError": "skips",
+    "make_small_world": "small_world",
+    "synthetic_collection": "small_world",
+    "parse_cues": "transcripts",
+    "read_transcript": "transcripts",
+    "text_between": "transcripts",
+    "VideoWatchingDataset": "watching",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
