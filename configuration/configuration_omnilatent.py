@@ -24,7 +24,7 @@ TRAINING_WORDS = {
     "total_steps": "max_steps",
     "num_epochs": "num_train_epochs",
     "mixed_precision": "bf16",
-    "gradient_checkpointing": "gradient_checkpointing",
+    "gradient_checkpointing": "activation_checkpointing",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "weight_decay": "weight_decay",
     "warmup_steps": "warmup_steps",
@@ -199,6 +199,9 @@ class OmniLatentConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(f"This is a config of model type {model_type!r}, not of {cls.model_type!r}.")
         # A saved config may come from a newer version: what it says beyond our words is kept, and said.
         unknown = {word: value for word, value in config_dict.items() if not cls._knows(word)}
         if unknown:

@@ -20,7 +20,6 @@ from .processing.processing_omnilatent import OmniLatentProcessor
 from .processing.tokenization_omnilatent import OmniLatentTokenizer
 from .processing.video_processing_omnilatent import OmniLatentVideoProcessor
 
-
 IMAGE_PROCESSORS = {"pil": OmniLatentImageProcessorPil, "torchvision": OmniLatentImageProcessor}
 
 

@@ -61,8 +61,9 @@ class OmniLatentGenerationMixin(GenerationMixin):
             token_type_ids = sequence.find_segments(self.config, input_ids)
             if not (token_type_ids == SOURCE_SEGMENT).any():
                 token_type_ids = torch.zeros_like(token_type_ids)  # a plain text is the source here
-        # other targets that the prompt opened, the text target of a chat prompt for one, are masked
+        # targets that the prompt opened, the text target of a chat prompt for one, become padding
         sources = attention_mask * (token_type_ids == SOURCE_SEGMENT)
+        input_ids = input_ids.masked_fill(token_type_ids != SOURCE_SEGMENT, self.config.pad_token_id)
         prefix = {"input_ids": input_ids, "attention_mask": sources}
         laid_out = layout.lay_out(self.config, {}, {mode: target_size}, prefix=prefix)
         tensors = {

@@ -7,12 +7,13 @@ import functools
 from collections.abc import Mapping
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.utils import auto_docstring, is_torchdynamo_compiling
+from transformers.utils import SAFE_WEIGHTS_NAME, auto_docstring, is_torchdynamo_compiling
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -40,6 +41,8 @@ from .outputs import OmniLatentOutput
 
 MAX_LOGIT_SCALE = 4.6052  # ln(100), CLIP's clamp
 NO_SEGMENT = -(2**31)
+# Cross entropy is about 1; the squared error of a fair picture or spectrogram in [-1, 1] is about exp(-3).
+TYPICAL_LOG_LOSS = {"text": 0.0, "audio": -3.0, "image": -3.0, "video": -3.0}
 
 
 class TokenEmbedding(nn.Embedding):
@@ -84,13 +87,23 @@ class OmniLatentPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": Attention}
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            # which says what is wrong, but not with what
+            raise ValueError(
+                f"The file {SAFE_WEIGHTS_NAME} of {str(pretrained_model_name_or_path)!r} is damaged: {error}"
+            ) from error
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, LayerScale):
             init.constant_(module.weight, module.init_value)
         elif isinstance(module, LossWeights) and module.log_variance is not None:
-            init.zeros_(module.log_variance)
+            init.copy_(module.log_variance, torch.tensor(module.start))
         elif isinstance(module, OmniLatentModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
@@ -166,7 +179,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         self.embedding_projection = nn.Linear(config.hidden_size, config.projection_size, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.loss_weights = LossWeights(
-            MODALITIES,
+            start={name: TYPICAL_LOG_LOSS[name] for name in MODALITIES},
             fixed={name: getattr(config, f"{name}_loss_weight") for name in MODALITIES},
             learned=config.learn_loss_weights,
         )

@@ -9,6 +9,7 @@ losses cost. The share of the matmul ceiling is (multiplications the step needs,
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 import time
@@ -45,7 +46,7 @@ def main():
     rows = []
     for source, target in itertools.product(MODALITIES, MODALITIES):
         batch = lay_out(config, {source: values[source]}, {target: values[target]}, contrast=True)
-        seconds = timed(lambda: step(batch), arguments.repeats, device)
+        seconds = timed(functools.partial(step, batch), arguments.repeats, device)
         rows.append([source, target, batch["input_ids"].shape[1], seconds])
     reserved = torch.cuda.max_memory_reserved() / 2**30 if device == "cuda" else float("nan")
     del model, step
@@ -70,7 +71,7 @@ def main():
     peer = {}
     for length in sorted({row[2] for row in rows}):
         ids = torch.randint(3, config.vocab_size, (arguments.batch_size, length), device=device)
-        peer[length] = timed(lambda: step({"input_ids": ids, "labels": ids}), arguments.repeats, device)
+        peer[length] = timed(functools.partial(step, {"input_ids": ids, "labels": ids}), arguments.repeats, device)
 
     print(f"\nbatch {arguments.batch_size}, text length {arguments.text_length}, compile {arguments.compile}")
     print(f"{'source':>7} {'target':>7} {'tokens':>7} {'ms':>8} {'of ceiling':>11} {'time / Llama':>13}")

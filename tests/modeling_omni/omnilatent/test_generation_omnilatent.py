@@ -154,6 +154,15 @@ def test_other_modalities_come_in_one_pass_and_equal_the_call(model, mode):
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.parametrize("opened", ["text", "audio", "image"])
+def test_a_target_that_the_prompt_opened_already_does_not_matter(model, opened):
+    text = sources()["text"]
+    laid_out = lay_out(model.config, {"text": text}, {opened: None})
+    keys = ("input_ids", "attention_mask", "token_type_ids")
+    out = model.generate(**{key: laid_out[key] for key in keys}, generation_mode="audio")
+    torch.testing.assert_close(out, model("text", text, "audio")["output"], rtol=1e-4, atol=1e-5)
+
+
 def test_the_size_of_another_modality_can_be_chosen(model):
     out = model.generate(sources()["text"], generation_mode="image", target_size=(16, 48))
     assert out.shape == (2, 3, 16, 48)
