@@ -50,6 +50,7 @@ def lay_out(
     target_masks: Mapping[str, torch.Tensor] | None = None,
     prefix: Mapping[str, torch.Tensor] | None = None,
     contrast: bool = False,
+    target_starts: Mapping[str, float] | None = None,
 ) -> dict:
     """
     Write sources and targets into the keyword arguments of [`OmniLatentModel.forward`].
@@ -64,11 +65,14 @@ def lay_out(
             (B, N, H, W). `None`: all real; for text, all that is not padding.
         prefix: `input_ids` and `attention_mask` of a sequence that is already there, before the sources.
         contrast: write the twin of every target that has a tensor and is no source as well.
+        target_starts: by modality, seconds on the sources' clock at which an audio or video target begins, if not at
+            0: what a video shows in its first second and what follows it are different targets.
 
     Returns:
         `input_ids`, `attention_mask`, `token_type_ids`, (B, columns) each; `labels` where text is a target with its
         tensor, and `logits_to_keep`, the columns of a text target; the tensors under their names in
-        `forward`; `target_sizes`, the size of each target, () for text; `twins`, the modalities with a twin.
+        `forward`; `target_sizes`, the size of each target, () for text; `target_starts`; `twins`, the segments of the
+        twins by modality.
 
     Raises:
         ValueError: for an unknown modality, a shape or size that the config cannot take, or unequal batch sizes.
@@ -124,6 +128,7 @@ def lay_out(
         "attention_mask": sequence.attention_mask.long(),
         "token_type_ids": torch.tensor(token_type_ids, device=device).expand_as(sequence.input_ids),
         "target_sizes": target_sizes,
+        "target_starts": dict(target_starts or {}),
         "twins": twins,
         **tensors,
     }

@@ -18,7 +18,12 @@ AXES = 3
 
 
 def token_coordinates(
-    config: OmniLatentConfig, name: str, size: tuple[int, ...], grid_mask: torch.Tensor | None = None, device=None
+    config: OmniLatentConfig,
+    name: str,
+    size: tuple[int, ...],
+    grid_mask: torch.Tensor | None = None,
+    start: float = 0.0,
+    device=None,
 ) -> torch.Tensor:
     """Centre (time, row, column) of every token of a modality of this size; (B or 1, tokens, 3), float32.
 
@@ -26,18 +31,19 @@ def token_coordinates(
         size: audio (frames,), image (height, width), video (frames, height, width).
         grid_mask: (B, tokens), True where a token is real. The frame is what is real of the picture: padding does
             not move anything.
+        start: seconds at which the first frame is; a still picture has no time.
     """
     grid = layout.token_grid(config, name, size)
     tokens_per_second = config.sampling_rate / config.hop_length / layout.AUDIO_STRIDE
     if name == AUDIO:
-        time = torch.arange(grid[0], device=device) + 0.5
+        time = torch.arange(grid[0], device=device) + 0.5 + start * tokens_per_second
         return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)], dim=-1).unsqueeze(0)
     frames, rows, columns = grid if len(grid) == AXES else (1, *grid)
     if grid_mask is None:
         grid_mask = torch.ones(1, frames * rows * columns, dtype=torch.bool, device=device)
     real = grid_mask.unflatten(1, (frames, rows, columns))
     side = config.image_size / config.image_patch_size
-    seconds = (torch.arange(frames, device=real.device) + 0.5) * config.video_tubelet_size / config.video_fps
+    seconds = start + (torch.arange(frames, device=real.device) + 0.5) * config.video_tubelet_size / config.video_fps
     place = {
         "f": (seconds * tokens_per_second * (name != IMAGE)).expand(len(real), -1),
         "r": (torch.arange(rows, device=real.device) + 0.5) * side / real.any(3).any(1).sum(1, keepdim=True),

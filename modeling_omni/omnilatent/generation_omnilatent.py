@@ -6,12 +6,15 @@ the tensor.
 """
 
 import torch
-from transformers import GenerationMixin, LogitsProcessor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor
 from transformers.cache_utils import Cache
 
 from ...configuration import layout
 from ...configuration.modalities import SOURCE_SEGMENT, TENSOR_NAMES, TEXT, check_modality
 from . import sequence
+
+# what `lay_out` says of a single pass, which `generate` decides anew for each of its own
+SINGLE_PASS = ("target_sizes", "target_starts", "twins", "logits_to_keep")
 
 
 class TextVocabulary(LogitsProcessor):
@@ -28,33 +31,56 @@ class TextVocabulary(LogitsProcessor):
 class OmniLatentGenerationMixin(GenerationMixin):
     @torch.no_grad()
     def generate(
-        self, inputs: torch.Tensor | None = None, *args, generation_mode: str | None = None, target_size=None, **kwargs
+        self,
+        inputs: torch.Tensor | None = None,
+        *args,
+        generation_mode: str | None = None,
+        target_size: tuple[int, ...] | int | None = None,
+        target_start: float = 0.0,
+        **kwargs,
     ):
         """
         Generate text, or with `generation_mode` another modality.
 
         Args:
-            inputs: the sequence, as `input_ids`; further tensors of the sources as in `forward`.
+            inputs: the sequence, as `input_ids`; further tensors of the sources as in `forward`. What `lay_out` or
+                the processor returns can be passed as it is.
             generation_mode: `"text"` (default), `"image"`, `"audio"` or `"video"`.
             target_size: size of a target that is not text: audio frames, image (height, width), video (frames,
                 height, width). `None`: the config's default.
+            target_start: seconds on the sources' clock at which an audio or video target begins.
             kwargs: those of transformers' `generate` for text. A prompt that ends within its sources gets the marker
                 and BOS of a text target; plain `input_ids` of text are continued as they stand.
 
         Returns:
             For text the sequences, as transformers returns them. Otherwise the tensor: image (B, C, H, W), audio
             (B, M, F), video (B, C, N, H, W).
+
+        Raises:
+            ValueError: for an unknown mode, a word that nobody takes, or a size of text.
         """
         mode = check_modality(generation_mode or TEXT, "generation_mode")
-        if mode == TEXT:
-            if target_size is not None:
-                raise ValueError("Text has no `target_size`: its length is `max_new_tokens`.")
-            return super().generate(*self._open_text_target(inputs, kwargs), *args, **kwargs)
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        attention_mask = kwargs.pop("attention_mask", None)
-        token_type_ids = kwargs.pop("token_type_ids", None)
+        for name in SINGLE_PASS:
+            kwargs.pop(name, None)
+        if mode != TEXT:
+            input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+            return self._fill_slots(mode, input_ids, target_size, target_start, **kwargs)
+        if target_size is not None or target_start:
+            raise ValueError("Text has no `target_size` and no `target_start`: its length is `max_new_tokens`.")
+        return super().generate(*self._open_text_target(inputs, kwargs), *args, **kwargs)
+
+    def _fill_slots(self, mode, input_ids, size, start, attention_mask=None, token_type_ids=None, **kwargs):
+        """One pass over the sources with the slots of a target behind them."""
         if input_ids is None:
             raise ValueError(f"`generate(generation_mode={mode!r})` needs `input_ids`, the sequence of the sources.")
+        names = [name for group in TENSOR_NAMES.values() for name in group[:2]]
+        settings = {
+            *GenerationConfig().to_dict(),
+            "generation_config",
+            *(key for key in kwargs if key.startswith("_")),
+        }
+        if unknown := sorted(set(kwargs) - {*names} - settings):
+            raise ValueError(f"`generate(generation_mode={mode!r})` does not take {', '.join(unknown)}.")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if token_type_ids is None:
@@ -62,13 +88,13 @@ class OmniLatentGenerationMixin(GenerationMixin):
             if not (token_type_ids == SOURCE_SEGMENT).any():
                 token_type_ids = torch.zeros_like(token_type_ids)  # a plain text is the source here
         # targets that the prompt opened, the text target of a chat prompt for one, become padding
-        sources = attention_mask * (token_type_ids == SOURCE_SEGMENT)
-        input_ids = input_ids.masked_fill(token_type_ids != SOURCE_SEGMENT, self.config.pad_token_id)
-        prefix = {"input_ids": input_ids, "attention_mask": sources}
-        laid_out = layout.lay_out(self.config, {}, {mode: target_size}, prefix=prefix)
-        tensors = {
-            name: kwargs[name] for names in TENSOR_NAMES.values() for name in names[:2] if kwargs.get(name) is not None
+        is_source = token_type_ids == SOURCE_SEGMENT
+        prefix = {
+            "input_ids": input_ids.masked_fill(~is_source, self.config.pad_token_id),
+            "attention_mask": attention_mask * is_source,
         }
+        laid_out = layout.lay_out(self.config, {}, {mode: size}, prefix=prefix, target_starts={mode: start})
+        tensors = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         return self(**laid_out, **tensors, return_dict=True).output
 
     def _open_text_target(self, inputs, kwargs) -> tuple:

@@ -292,6 +292,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         video_labels_mask: torch.Tensor | None = None,
         audio_labels_mask: torch.Tensor | None = None,
         target_sizes: dict[str, tuple[int, ...]] | None = None,
+        target_starts: dict[str, float] | None = None,
         twins: dict[str, int] | None = None,
         return_loss: bool = True,
         **kwargs,
@@ -335,6 +336,8 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         target_sizes (`dict[str, tuple[int, ...]]`, *optional*):
             Size of each target in the sequence, () for text: audio (frames,), image (height, width), video
             (num_frames, height, width). By default the labels' sizes, else the config's.
+        target_starts (`dict[str, float]`, *optional*):
+            Seconds on the sources' clock at which an audio or video target begins; 0 by default.
         twins (`dict[str, int]`, *optional*):
             Segment of each target's twin, which the contrastive loss compares with the sources.
         return_loss (`bool`, defaults to `True`):
@@ -365,7 +368,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             token_type_ids = sequence.find_segments(self.config, input_ids)
         segments = token_type_ids[:, -length:]
         sources = sequence.source_groups(self.config, input_ids, tensors)
-        slots = sequence.slot_groups(self.config, input_ids, target_sizes, tensors)
+        slots = sequence.slot_groups(self.config, input_ids, target_sizes, target_starts or {}, tensors)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         real = real[:, -length:].bool() if real.ndim == 2 else torch.ones_like(input_ids, dtype=torch.bool)
         if position_ids is None:

@@ -66,10 +66,11 @@ class TokenGroup:
         where: (B, T), True at this modality's placeholders (or slots).
         grid_mask: (B, tokens), True at the tokens of the modality's grid that are real; `None`: all.
         size: the modality's size, see `layout.target_size`.
+        start: seconds at which it begins.
     """
 
-    def __init__(self, config: OmniLatentConfig, name: str, where, grid_mask, size):
-        self.config, self.name, self.where, self.size = config, name, where, size
+    def __init__(self, config: OmniLatentConfig, name: str, where, grid_mask, size, start: float = 0.0):
+        self.config, self.name, self.where, self.size, self.start = config, name, where, size, start
         self.tokens = layout.count_tokens(config, name, size)
         self.grid_mask = grid_mask
 
@@ -90,7 +91,7 @@ class TokenGroup:
 
     def coordinates(self) -> torch.Tensor:
         """(time, row, column) of each token of the grid, (B or 1, tokens, 3)."""
-        return token_coordinates(self.config, self.name, self.size, self.grid_mask, self.where.device)
+        return token_coordinates(self.config, self.name, self.size, self.grid_mask, self.start, self.where.device)
 
     def place(self, grid_rows: torch.Tensor) -> torch.Tensor:
         """Rows of the grid (B or 1, tokens, D) into the sequence (B, T, D), 0 elsewhere."""
@@ -121,7 +122,7 @@ def source_groups(config: OmniLatentConfig, input_ids: torch.Tensor, tensors: di
 
 
 def slot_groups(
-    config: OmniLatentConfig, input_ids: torch.Tensor, target_sizes: dict, tensors: dict
+    config: OmniLatentConfig, input_ids: torch.Tensor, target_sizes: dict, target_starts: dict, tensors: dict
 ) -> dict[str, TokenGroup]:
     """The groups of target slots; text has none."""
     groups = {}
@@ -130,9 +131,8 @@ def slot_groups(
             continue
         mask = tensors.get(TENSOR_NAMES[name].labels_mask)
         grid_mask = None if mask is None else layout.token_mask(config, name, mask.bool())
-        groups[name] = TokenGroup(
-            config, name, input_ids == getattr(config, f"{name}_slot_token_id"), grid_mask, tuple(size)
-        )
+        where = input_ids == getattr(config, f"{name}_slot_token_id")
+        groups[name] = TokenGroup(config, name, where, grid_mask, tuple(size), target_starts.get(name, 0.0))
     return groups
 
 

@@ -35,7 +35,7 @@ def sources(batch=2):
 def prompt(model, *names, batch=2, masks=None):
     given = sources(batch)
     laid_out = lay_out(model.config, {name: given[name] for name in names}, {"text": None}, masks)
-    for key in ("logits_to_keep", "target_sizes", "twins"):
+    for key in ("logits_to_keep", "target_sizes", "target_starts", "twins"):  # the naive loop has its own
         laid_out.pop(key)
     return laid_out
 
@@ -97,8 +97,6 @@ def test_a_batch_of_prompts_of_unequal_length_equals_one_by_one(model):
     audio = sources()["audio"]
     for row, length in enumerate((23, 9)):
         alone = lay_out(model.config, {"audio": audio[row : row + 1, :, :length]}, {"text": None})
-        for key in ("logits_to_keep", "target_sizes", "twins"):
-            alone.pop(key)
         assert torch.equal(model.generate(**alone, **settings)[0, -5:], together[row])
 
 
@@ -173,6 +171,19 @@ def test_an_unknown_mode_is_refused(model):
         model.generate(sources()["text"], generation_mode="smell")
 
 
+def test_a_misspelt_word_is_refused(model):
+    with pytest.raises(ValueError, match="pixel_valuse"):
+        model.generate(sources()["text"], generation_mode="image", pixel_valuse=torch.zeros(1))
+
+
+def test_what_follows_a_video_is_another_target_than_the_video(model):
+    video = sources()["video"]
+    same, later = (model("video", video, "video", target_starts={"video": start})["output"] for start in (0.0, 0.5))
+    assert not torch.allclose(same, later)
+    laid_out = lay_out(model.config, {"video": video}, {"text": None})
+    torch.testing.assert_close(model.generate(**laid_out, generation_mode="video", target_start=0.5), later)
+
+
 def test_text_has_no_target_size(model):
     with pytest.raises(ValueError, match="max_new_tokens"):
         model.generate(sources()["text"], target_size=(3,))
@@ -183,8 +194,6 @@ def test_a_prompt_that_ends_within_its_sources_gets_a_text_target(model):
     bare = lay_out(model.config, {"image": image}, {})
     opened = prompt(model, "image")
     settings = dict(max_new_tokens=4, do_sample=False, eos_token_id=None)
-    for key in ("target_sizes", "twins"):
-        bare.pop(key)
     assert torch.equal(model.generate(**bare, **settings), model.generate(**opened, **settings))
     bare.pop("token_type_ids")
     assert torch.equal(model.generate(**bare, **settings), model.generate(**opened, **settings))

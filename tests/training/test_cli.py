@@ -1,0 +1,262 @@
+"""The command `omnilatent`: its options, its errors, and whole small runs."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from omnilatent import OmniLatentConfig, OmniLatentModel, OmniLatentProcessor
+from omnilatent.processing.media import write_audio
+from omnilatent.training import cli
+from omnilatent.training.convert import SOURCE_SUFFIXES, convert_file
+from omnilatent.training.data import make_small_world
+from omnilatent.training.runs import make_config
+
+
+def parse(*argv):
+    return cli.make_parser().parse_args([str(part) for part in argv])
+
+
+def run(capfd, *argv):
+    """Exit code, standard output and standard error of a command."""
+    code = cli.main([str(part) for part in argv])
+    return (code, *capfd.readouterr())
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "videos"
+    make_small_world(folder, num_videos=5, pixels=32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    config = OmniLatentConfig.tiny(text_vocab_size=259)
+    OmniLatentModel(config).save_pretrained(folder)
+    OmniLatentProcessor.from_config(config).save_pretrained(folder)
+    return folder
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", "--dim --layers --heads --no-amp --steps --batch-size --log-interval --save-dir --resume"),
+        (
+            "curriculum",
+            "--video-dir --total-steps --dim --layers --heads --warmup-frac --crossmodal-frac --temporal-frac --resume "
+            "--synthetic --save-dir --batch-size --log-interval --no-amp",
+        ),
+    ],
+)
+def test_every_option_of_the_specification_is_there(command, options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(command, "--help")
+    assert stopped.value.code == 0
+    assert set(options.split()) <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_help_tells_defaults_and_units(capsys):
+    with pytest.raises(SystemExit):
+        parse("curriculum", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "seconds of a clip (default: 2.0)" in text
+    assert "optimiser steps (default: 100000)" in text
+    assert "None" not in text and "False" not in text
+
+
+def test_sizes_of_the_command_line_reach_the_config():
+    config = make_config(parse("train", "--dim", 96, "--layers", 3, "--heads", 6))
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (96, 3, 6)
+
+
+def test_settings_file_is_overridden_by_options(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"hidden_dim": 36, "num_mel_bins": 40}))
+    config = make_config(parse("train", "--preset", "tiny", "--config", tmp_path / "settings.json", "--dim", 24))
+    assert (config.hidden_size, config.num_mel_bins, config.num_hidden_layers) == (24, 40, 2)
+
+
+def test_default_targets_are_as_long_as_a_clip():
+    config = make_config(parse("train", "--preset", "tiny", "--clip-duration", 1.5))
+    assert (config.num_frames, config.audio_target_length) == (12, 150)
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["curriculum"],
+        ["curriculum", "--video-dir", "here", "--synthetic"],
+        ["train", "--steps", "0"],
+        ["train", "--steps", "many"],
+        ["curriculum", "--synthetic", "--warmup-frac", "1.2"],
+        ["convert", "a.wav", "--to", "smell", "--model", "m"],
+        ["fly"],
+        [],
+    ],
+)
+def test_impossible_options_leave_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    assert stopped.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["curriculum", "--video-dir", "nowhere", "--preset", "tiny"], "nowhere"),
+        (["train", "--dim", "100", "--heads", "3"], "100"),
+        (["train", "--config", "missing.json"], "missing.json"),
+        (["train", "--synthetic", "--preset", "tiny", "--pairs", "smell->text"], "smell->text"),
+        (["train", "--synthetic", "--preset", "tiny", "--resume", "no_checkpoint"], "no_checkpoint"),
+        (["convert", "missing.wav", "--to", "text", "--model", "m"], "missing.wav"),
+        (["convert", "file.xyz", "--to", "text", "--model", "m"], "expected one of .txt"),
+        (["convert", "a.wav", "--to", "video", "--model", "m", "--out", "a.gif"], "expected one of .mp4"),
+        (["convert", "a.wav", "--to", "image", "--model", "m", "--sound"], "sound"),
+        (["report", "--model", "no_model", "--video-dir", "nowhere"], "no_model"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(argv, told, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("omnilatent.training.runs.SYNTHETIC_VIDEOS", 3)
+    code, _, error = run(capfd, *argv)
+    assert code == 1
+    line = error.splitlines()[-1]
+    assert line.startswith(f"omnilatent {argv[0]}: error: ") and told in line
+    assert "Traceback" not in error
+
+
+def test_traceback_is_shown_on_request(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        cli.main(["convert", "missing.wav", "--to", "text", "--model", "m", "--traceback"])
+
+
+def test_module_runs_like_the_command(tmp_path):
+    """`accelerate launch -m omnilatent.training.cli` starts it this way."""
+    command = [
+        sys.executable,
+        "-m",
+        "omnilatent.training.cli",
+        "convert",
+        "missing.wav",
+        "--to",
+        "text",
+        "--model",
+        "m",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: There is no file 'missing.wav'." in done.stderr
+
+
+# ---- runs
+
+
+SMALL = ["--preset", "tiny", "--dim", 24, "--cpu", "--workers", 0, "--batch-size", 2, "--log-interval", 1]
+
+
+def test_curriculum_learns_from_a_folder_and_can_be_resumed(videos, tmp_path, capfd):
+    argv = ["curriculum", "--video-dir", videos, *SMALL, "--save-dir", tmp_path / "run", "--save-interval", 2]
+    code, out, _ = run(capfd, *argv, "--total-steps", 4)
+    assert code == 0 and "omnilatent convert" in out
+    code, *_ = run(capfd, *argv, "--total-steps", 6, "--resume", tmp_path / "run" / "checkpoint-4")
+    state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
+    assert code == 0 and [line["step"] for line in state["log_history"] if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert OmniLatentModel.from_pretrained(tmp_path / "run").config.hidden_size == 24
+
+
+def test_training_without_data_trains_on_generated_videos(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("omnilatent.training.runs.SYNTHETIC_VIDEOS", 4)
+    code, *_ = run(capfd, "train", *SMALL, "--save-dir", tmp_path / "run", "--steps", 3, "--pairs", "video->audio")
+    assert code == 0
+    assert len(list((tmp_path / "run" / "small_world").glob("*.mp4"))) == 4
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert all("loss_video_to_audio" in line for line in state["log_history"] if "loss" in line)
+
+
+def test_report_is_one_page_with_honest_figures(videos, model_dir, tmp_path, capfd):
+    page = tmp_path / "page.html"
+    code, out, _ = run(
+        capfd, "report", "--model", model_dir, "--video-dir", videos, "--out", page, "--clip-duration", 0.5
+    )
+    assert code == 0
+    figures = json.loads((tmp_path / "page.json").read_text())
+    assert len(figures["pairs"]) == 17 and figures["chance"] == 1 / figures["clips"]
+    text = page.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert text.count("data:audio/wav") >= 5 and text.count("data:image/png") >= 5 and "data:video/mp4" in text
+    for name, result in figures["pairs"].items():
+        if result["interval"][0] <= 0:  # an untrained model
+            assert name in out.splitlines()[-1]
+
+
+# ---- convert
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, videos):
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "words.txt").write_text("ein kleines, rötliches Dreieck", encoding="utf-8")
+    write_audio(folder / "tone.flac", [0.1, -0.1] * 6000, 22050)
+    Image.new("RGB", (50, 70), "orange").save(folder / "picture.jpg")
+    (folder / "film.mp4").write_bytes(next(iter(sorted(videos.glob("*.mp4")))).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("source", ["words.txt", "tone.flac", "picture.jpg", "film.mp4"])
+def test_every_file_becomes_every_file(source, sources, model_dir, tmp_path):
+    model, processor = OmniLatentModel.from_pretrained(model_dir), OmniLatentProcessor.from_pretrained(model_dir)
+    made = {
+        target: convert_file(sources / source, target, model, tmp_path / f"made.{suffix}", 12, processor=processor)
+        for target, suffix in (("text", "txt"), ("audio", "wav"), ("image", "png"), ("video", "mp4"))
+    }
+    assert made["text"].read_text(encoding="utf-8").endswith("\n")
+    assert Image.open(made["image"]).size == (32, 32)
+    with av.open(str(made["audio"])) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == 24 * 160
+    with av.open(str(made["video"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 4 and not container.streams.audio
+
+
+def test_video_can_come_with_its_sound(sources, model_dir, tmp_path, capfd):
+    out = tmp_path / "new" / "made.mp4"
+    code, printed, _ = run(
+        capfd, "convert", sources / "words.txt", "--to", "video", "--model", model_dir, "--sound", "--out", out
+    )
+    assert code == 0 and printed.strip() == str(out)
+    with av.open(str(out)) as container:
+        assert len(container.streams.audio) == 1
+
+
+def test_converted_file_stands_beside_its_source_by_default(sources, model_dir, tmp_path):
+    source = tmp_path / "picture.jpg"
+    source.write_bytes((sources / "picture.jpg").read_bytes())
+    before = source.read_bytes()
+    assert convert_file(source, "image", model_dir) == tmp_path / "picture.image.png"
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".png", ".mp4"])
+def test_broken_source_is_refused_by_name(suffix, model_dir, tmp_path, capfd):
+    (tmp_path / f"broken{suffix}").write_bytes(b"this is no media file")
+    code, _, error = run(capfd, "convert", tmp_path / f"broken{suffix}", "--to", "text", "--model", model_dir)
+    assert code == 1
+    assert f"broken{suffix}" in error.splitlines()[-1]
+
+
+def test_every_source_suffix_has_one_modality():
+    suffixes = [suffix for modality in SOURCE_SUFFIXES.values() for suffix in modality]
+    assert len(suffixes) == len(set(suffixes)) and all(Path(f"a{suffix}").suffix == suffix for suffix in suffixes)

@@ -1,0 +1,36 @@
+"""Training: transformers' Trainer with pairs of modalities, a curriculum, exact resuming, and an evaluation."""
+
+from importlib import import_module
+
+# public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
+_PUBLIC = {
+    "OmniLatentTrainingArguments": "arguments",
+    "InvalidCheckpointError": "checkpoints",
+    "CurriculumTrainer": "curriculum",
+    "bootstrap_interval": "evaluation",
+    "evaluate_pairs": "evaluation",
+    "retrieval": "evaluation",
+    "ALL_PAIRS": "pairs",
+    "PAST_TO_FUTURE": "pairs",
+    "Pair": "pairs",
+    "PairSchedule": "schedule",
+    "Phase": "schedule",
+    "UNIFORM": "schedule",
+    "MultimodalBatch": "batches",
+    "read_batch": "batches",
+    "ResumableTrainer": "resumable",
+    "OmniLatentTrainer": "trainer",
+    "Trainer": "specification",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
