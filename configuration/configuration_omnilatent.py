@@ -69,11 +69,14 @@ class OmniLatentConfig(PreTrainedConfig):
             `None`: as many as query heads.
         head_dim (`int`, *optional*): Width of a head, even. `None`: `hidden_size / num_attention_heads`.
         rms_norm_eps (`float`, defaults to 1e-6): Added to the mean square in every RMSNorm.
-        rope_theta (`float`, defaults to 10000): Base of the rotary frequencies.
+        rope_theta (`float`, defaults to 100): Base of the rotary frequencies. A picture has a dozen rows, not
+            thousands: with 10000 most pairs would hardly turn, and a slot would find its patch late.
         layer_scale_init_value (`float`, defaults to 0.5): Start of the learned factor on each residual branch, so
             that the first layer does not dominate the residual stream.
         attention_dropout (`float`, defaults to 0.0): Dropout on attention weights.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the weight initialisation.
+        initializer_range (`float`, *optional*): Standard deviation of the weight initialisation. `None`: 0.02 at the
+            default width, and more for narrower models, 0.02 * sqrt(768 / `hidden_size`), so that a layer's output
+            has one scale whatever its width.
         max_text_length (`int`, defaults to 2048): Most text tokens in one source or target.
         num_mel_bins (`int`, defaults to 128): Mel bands of `input_features`.
         sampling_rate (`int`, defaults to 16000): Samples per second (Hz) of the audio behind the mel spectrogram.
@@ -139,10 +142,10 @@ class OmniLatentConfig(PreTrainedConfig):
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     rms_norm_eps: float = 1e-6
-    rope_theta: float | int = 10000.0
+    rope_theta: float | int = 100.0
     layer_scale_init_value: float = 0.5
     attention_dropout: float | int = 0.0
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     max_text_length: int = 2048
     use_cache: bool = True
     tie_word_embeddings: bool = True
@@ -190,6 +193,8 @@ class OmniLatentConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.hidden_size % self.num_attention_heads == 0:
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.initializer_range is None:
+            self.initializer_range = 0.02 * (768 / self.hidden_size) ** 0.5
         if self.projection_size is None:
             self.projection_size = self.hidden_size
         if self.special_token_offset is None:

@@ -7,6 +7,8 @@ to without a word.
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
@@ -59,3 +61,18 @@ def get_kernel(name: str):
         KeyError: for a name that nobody registered; the message lists those there are.
     """
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+
+
+def get_mask_builder(config: PreTrainedConfig):
+    """What turns mask predicates into the mask that the config's kernel takes.
+
+    Raises:
+        ValueError: for a kernel that came without one; it would attend to padding.
+    """
+    name = config._attn_implementation
+    if name not in ALL_MASK_ATTENTION_FUNCTIONS:
+        raise ValueError(
+            f"The attention kernel {name!r} has no mask builder: register one in ALL_MASK_ATTENTION_FUNCTIONS; there "
+            f"are {', '.join(sorted(ALL_MASK_ATTENTION_FUNCTIONS.valid_keys()))}."
+        )
+    return ALL_MASK_ATTENTION_FUNCTIONS[name]

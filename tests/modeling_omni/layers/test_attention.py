@@ -128,3 +128,12 @@ def test_norms_compute_in_float32():
 def test_heads_that_do_not_divide_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         Attention(*sizes)
+
+
+def test_a_kernel_without_a_mask_builder_is_refused():
+    from omnilatent.modeling_omni.layers.kernels import get_mask_builder
+
+    config = LlamaConfig()
+    config._attn_implementation = "homemade"
+    with pytest.raises(ValueError, match="'homemade' has no mask builder"):
+        get_mask_builder(config)
