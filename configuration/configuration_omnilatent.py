@@ -185,6 +185,9 @@ class OmniLatentConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         for alias, name in self.attribute_map.items():
             if alias in kwargs:
+                default = type(self).__dataclass_fields__[name].default
+                if getattr(self, name) not in (default, kwargs[alias]):
+                    raise ValueError(f"`{alias}` {kwargs[alias]} and `{name}` {getattr(self, name)} are one setting.")
                 setattr(self, name, kwargs.pop(alias))
         self._refuse_unknown_words(kwargs)
         if self.intermediate_size is None:
@@ -246,11 +249,12 @@ class OmniLatentConfig(PreTrainedConfig):
         """Sizes that cannot work together. Runs at construction and before saving."""
         for name in (
             *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+            *("intermediate_size", "projection_size", "rope_theta", "rms_norm_eps", "initializer_range"),
             *("num_mel_bins", "sampling_rate", "hop_length", "num_channels", "max_text_length"),
             *("image_size", "image_patch_size", "video_size", "video_patch_size", "video_tubelet_size"),
             *("num_frames", "max_frames", "max_audio_frames", "audio_target_length", "max_image_size", "video_fps"),
         ):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         if self.head_dim is None:
             raise ValueError(
@@ -262,7 +266,7 @@ class OmniLatentConfig(PreTrainedConfig):
                 f"`num_attention_heads` {self.num_attention_heads} is not divisible by `num_key_value_heads` "
                 f"{self.num_key_value_heads}."
             )
-        if self.head_dim % 2 != 0:
+        if self.head_dim < 2 or self.head_dim % 2 != 0:
             raise ValueError(f"`head_dim` must be even, since a rotation turns pairs, got {self.head_dim}.")
         for size, patch in (
             ("image_size", "image_patch_size"),
@@ -289,8 +293,18 @@ class OmniLatentConfig(PreTrainedConfig):
             raise ValueError(
                 f"`text_vocab_size` must lie in 1..`vocab_size` {self.vocab_size}, got {self.text_vocab_size}."
             )
+        if not 0 <= self.attention_dropout < 1:
+            raise ValueError(f"`attention_dropout` must lie in [0, 1), got {self.attention_dropout}.")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            ids = getattr(self, name)
+            for token in ids if isinstance(ids, list) else [ids]:
+                if token is None or not 0 <= token < (self.text_vocab_size or self.vocab_size):
+                    raise ValueError(
+                        f"`{name}` must lie in 0..{(self.text_vocab_size or self.vocab_size) - 1}, the text vocabulary; "
+                        f"got {ids}."
+                    )
         for name in ("text", "audio", "image", "video", "contrastive", "ctc"):
-            if getattr(self, f"{name}_loss_weight") < 0:
+            if not getattr(self, f"{name}_loss_weight") >= 0:
                 raise ValueError(
                     f"`{name}_loss_weight` must not be negative, got {getattr(self, f'{name}_loss_weight')}."
                 )

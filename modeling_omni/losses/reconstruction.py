@@ -19,4 +19,4 @@ def masked_mse_loss(prediction: torch.Tensor, target: torch.Tensor, mask: torch.
     if mask is None:
         return error.mean()
     mask = mask.expand_as(error)
-    return (error * mask).sum() / mask.sum().clamp(min=1)
+    return error.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)

@@ -46,8 +46,12 @@ def token_coordinates(
     seconds = start + (torch.arange(frames, device=real.device) + 0.5) * config.video_tubelet_size / config.video_fps
     place = {
         "f": (seconds * tokens_per_second * (name != IMAGE)).expand(len(real), -1),
-        "r": (torch.arange(rows, device=real.device) + 0.5) * side / real.any(3).any(1).sum(1, keepdim=True),
-        "c": (torch.arange(columns, device=real.device) + 0.5) * side / real.any(2).any(1).sum(1, keepdim=True),
+        "r": (torch.arange(rows, device=real.device) + 0.5)
+        * side
+        / real.any(3).any(1).sum(1, keepdim=True).clamp(min=1),
+        "c": (torch.arange(columns, device=real.device) + 0.5)
+        * side
+        / real.any(2).any(1).sum(1, keepdim=True).clamp(min=1),
     }
     axes = [repeat(place[axis], f"b {axis} -> b (f r c)", f=frames, r=rows, c=columns) for axis in place]
     return torch.stack(axes, dim=-1)

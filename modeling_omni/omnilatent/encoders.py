@@ -21,10 +21,10 @@ class AudioEncoder(nn.Module):
         self.conv2 = nn.Conv1d(config.hidden_size, config.hidden_size, kernel_size=3, stride=2, padding=1)
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        states = values if mask is None else values * mask.unsqueeze(1)
+        states = values if mask is None else values.masked_fill(~mask.unsqueeze(1), 0)
         states = nn.functional.gelu(self.conv1(states))
         if mask is not None:
-            states = states * mask[:, ::2].unsqueeze(1)
+            states = states.masked_fill(~mask[:, ::2].unsqueeze(1), 0)
         return self.conv2(states).transpose(1, 2)
 
 
@@ -38,7 +38,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         if mask is not None:
-            values = values * mask.unsqueeze(1)
+            values = values.masked_fill(~mask.unsqueeze(1), 0)
         p = self.patch_size
         return self.projection(rearrange(values, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p))
 
@@ -53,7 +53,7 @@ class VideoEncoder(nn.Module):
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         if mask is not None:
-            values = values * mask.unsqueeze(2)
+            values = values.masked_fill(~mask.unsqueeze(2), 0)
         t, p = self.tubelet_size, self.patch_size
         return self.projection(rearrange(values, "b (n t) c (h p) (w q) -> b (n h w) (c t p q)", t=t, p=p, q=p))
 

@@ -67,6 +67,11 @@ class OmniLatentGenerationMixin(GenerationMixin):
             return self._fill_slots(mode, input_ids, target_size, target_start, **kwargs)
         if target_size is not None or target_start:
             raise ValueError("Text has no `target_size` and no `target_start`: its length is `max_new_tokens`.")
+        if (kwargs.get("max_new_tokens") or 0) > self.config.max_text_length:
+            raise ValueError(
+                f"`max_new_tokens` {kwargs['max_new_tokens']} is above the config's `max_text_length` "
+                f"{self.config.max_text_length}."
+            )
         return super().generate(*self._open_text_target(inputs, kwargs), *args, **kwargs)
 
     def _fill_slots(self, mode, input_ids, size, start, attention_mask=None, token_type_ids=None, **kwargs):
@@ -84,9 +89,8 @@ class OmniLatentGenerationMixin(GenerationMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if token_type_ids is None:
-            token_type_ids = sequence.find_segments(self.config, input_ids)
-            if not (token_type_ids == SOURCE_SEGMENT).any():
-                token_type_ids = torch.zeros_like(token_type_ids)  # a plain text is the source here
+            # without a marker all is source here, text behind a placeholder too
+            token_type_ids = sequence.is_marker(self.config, input_ids).long().cumsum(dim=1)
         # targets that the prompt opened, the text target of a chat prompt for one, become padding
         is_source = token_type_ids == SOURCE_SEGMENT
         prefix = {

@@ -4,6 +4,7 @@ Shapes: B batch, T tokens of the sequence, D hidden size; those of each modality
 """
 
 import functools
+import inspect
 from collections.abc import Mapping
 
 import torch
@@ -33,7 +34,7 @@ from ..layers.block import LayerScale
 from ..layers.kernels import get_mask_builder
 from ..layers.token_rows import take_rows
 from ..losses import LossWeights, contrastive_loss, ctc_readout_loss, masked_mse_loss, next_token_loss
-from . import sequence
+from . import checks, sequence
 from .coordinates import AXES, CoordinateEmbedding
 from .decoders import DECODERS
 from .encoders import ENCODERS
@@ -42,6 +43,8 @@ from .outputs import OmniLatentOutput
 
 MAX_LOGIT_SCALE = 4.6052  # ln(100), CLIP's clamp
 NO_SEGMENT = -(2**31)
+# keywords of a call that transformers and peft take on the way
+PASSED_ON = ("output_attentions", "output_hidden_states", "return_dict", "adapter_names")
 # Cross entropy is about 1; the squared error of a fair picture or spectrogram in [-1, 1] is about exp(-3).
 TYPICAL_LOG_LOSS = {"text": 0.0, "audio": -3.0, "image": -3.0, "video": -3.0}
 
@@ -89,14 +92,31 @@ class OmniLatentPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": Attention}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         except SafetensorError as error:
             # which says what is wrong, but not with what
             raise ValueError(
                 f"The file {SAFE_WEIGHTS_NAME} of {str(pretrained_model_name_or_path)!r} is damaged: {error}"
             ) from error
+        if len(info["missing_keys"]) >= len(list(model.parameters())):
+            raise ValueError(
+                f"None of the weights of {str(pretrained_model_name_or_path)!r} belongs to {cls.__name__}; they are "
+                f"{', '.join(sorted(info['unexpected_keys'])[:3])}, ..."
+            )
+        return (model, info) if output_loading_info else model
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        wanted = max(new_num_tokens or 0, pad_to_multiple_of or 0)
+        if wanted > self.config.special_token_offset:
+            raise ValueError(
+                f"A vocabulary of {wanted} would run into the placeholders, whose ids begin at `special_token_offset` "
+                f"{self.config.special_token_offset}: make the model with a larger `vocab_size`."
+            )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -178,7 +198,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.decoders = nn.ModuleDict({name: decoder(config) for name, decoder in DECODERS.items()})
         self.embedding_projection = nn.Linear(config.hidden_size, config.projection_size, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init_value))  # FSDP takes no scalars
         self.loss_weights = LossWeights(
             start={name: TYPICAL_LOG_LOSS[name] for name in MODALITIES},
             fixed={name: getattr(config, f"{name}_loss_weight") for name in MODALITIES},
@@ -196,7 +216,13 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
 
         A text target without a tensor gets no tokens: it is read out at the source positions.
         """
-        check_modality(source, "source"), check_modality(target_modality, "target")
+        check_modality(source, "source")
+        check_modality(target_modality, "target")
+        known = {*inspect.signature(type(self).forward).parameters, *PASSED_ON}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(
+                f"The call does not take {', '.join(unknown)}: expected some of {', '.join(sorted(known))}."
+            )
         read_out = target_modality == TEXT and target is None
         laid_out = layout.lay_out(
             self.config,
@@ -234,6 +260,8 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
             input_masks, target_masks: by modality, True where real.
         """
         targets = targets or {}
+        if len(set(target_modalities)) < len(target_modalities):
+            raise ValueError(f"`target_modalities` names one twice: {target_modalities}.")
         if not target_modalities:
             raise ValueError("`target_modalities` is empty: name at least one of " + ", ".join(MODALITIES) + ".")
         for name in set(targets) - set(target_modalities):
@@ -320,8 +348,8 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         input_features_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
             True where a mel frame is real and not padding.
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Text to predict, in place (the shift happens inside); -100 is ignored, and so are special tokens, which
-            are no text: a copy of `input_ids` serves.
+            Text to predict, in place (the shift happens inside). -100 is ignored, and so is what can be no label: the
+            sources' tokens and special tokens. A copy of `input_ids` serves.
         image_labels (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
             Target image of each row.
         video_labels (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, height, width)`, *optional*):
@@ -349,26 +377,39 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         if input_ids is None:
             input_ids = self.embed_tokens.find_special(inputs_embeds)
         else:
+            checks.check_sequence(self.config, input_ids, attention_mask, token_type_ids, labels)
             inputs_embeds = self.embed_tokens(input_ids)
         tensors = {
-            **dict(pixel_values=pixel_values, pixel_values_videos=pixel_values_videos, input_features=input_features),
-            **dict(
-                pixel_mask=pixel_mask, pixel_mask_videos=pixel_mask_videos, input_features_mask=input_features_mask
-            ),
-            **dict(image_labels=image_labels, video_labels=video_labels, audio_labels=audio_labels),
-            **dict(image_labels_mask=image_labels_mask, video_labels_mask=video_labels_mask),
-            **dict(audio_labels_mask=audio_labels_mask),
+            "pixel_values": pixel_values,
+            "pixel_values_videos": pixel_values_videos,
+            "input_features": input_features,
+            "pixel_mask": pixel_mask,
+            "pixel_mask_videos": pixel_mask_videos,
+            "input_features_mask": input_features_mask,
+            "image_labels": image_labels,
+            "video_labels": video_labels,
+            "audio_labels": audio_labels,
+            "image_labels_mask": image_labels_mask,
+            "video_labels_mask": video_labels_mask,
+            "audio_labels_mask": audio_labels_mask,
         }
+        for names in TENSOR_NAMES.values():
+            for mask in (names.mask, names.labels_mask):
+                tensors[mask] = None if tensors[mask] is None else tensors[mask].bool()
+        checks.check_tensors(self.config, len(input_ids), tensors)
         twins = twins or {}
         self._fill_twins(tensors, twins)
         if target_sizes is None:
             target_sizes = self._find_target_sizes(input_ids, tensors)
+        checks.check_targets(target_sizes, labels, tensors)
 
         length = input_ids.shape[1]
         if token_type_ids is None:
             token_type_ids = sequence.find_segments(self.config, input_ids)
         segments = token_type_ids[:, -length:]
         sources = sequence.source_groups(self.config, input_ids, tensors)
+        if length > 1:  # not in a step of generation, which has no placeholders
+            checks.check_filled(self.config, input_ids, sources)
         slots = sequence.slot_groups(self.config, input_ids, target_sizes, target_starts or {}, tensors)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         real = real[:, -length:].bool() if real.ndim == 2 else torch.ones_like(input_ids, dtype=torch.bool)
@@ -450,6 +491,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         index = sequence.text_positions(self.config, input_ids, segments, real)
         if past_key_values is not None:
             index = index + past_key_values.get_seq_length()
+        checks.check_text_length(self.config, index)
         positions = index.float().unsqueeze(-1).expand(-1, -1, AXES)
         for group in (*sources.values(), *slots.values()):
             positions = torch.where(group.where.unsqueeze(-1), group.place(group.coordinates()), positions)
@@ -519,7 +561,9 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
     def _losses(self, predictions, columns, hidden_states, segments, real, labels, tensors) -> dict[str, torch.Tensor]:
         losses = {}
         if labels is not None and TEXT in predictions:
-            labels = labels.masked_fill(labels >= self.config.special_token_offset, IGNORE_INDEX)
+            # a token of the sources sees those that follow it, so it can be no label
+            no_text = (segments <= SOURCE_SEGMENT) | (labels >= self.config.special_token_offset)
+            labels = labels.masked_fill(no_text, IGNORE_INDEX)
             next_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
             losses[TEXT] = next_token_loss(predictions[TEXT], next_labels[:, columns])
             if self.config.ctc_loss_weight > 0:
@@ -535,7 +579,8 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         return losses
 
     def _ctc_loss(self, hidden_states, source, labels):
-        tokens = (labels != IGNORE_INDEX) & (labels != self.config.eos_token_id)
+        eos = torch.tensor(self.config.eos_token_id, device=labels.device)  # one, or several
+        tokens = (labels != IGNORE_INDEX) & ~torch.isin(labels, eos)
         logits = self.lm_head(take_rows(hidden_states, source, hidden_states.shape[1]))
         positions = torch.arange(logits.shape[1], device=logits.device) < source.sum(1, keepdim=True)
         text = take_rows(labels.unsqueeze(-1), tokens, labels.shape[1]).squeeze(-1)
@@ -543,7 +588,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         return ctc_readout_loss(logits, positions, text, text_mask, blank=self.config.pad_token_id)
 
     def _contrast(self, source_embeds, target_embeds):
-        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().squeeze()
         losses = [contrastive_loss(source_embeds, embeds, scale) for embeds in target_embeds.values()]
         return torch.stack(losses).mean()
 

@@ -108,6 +108,14 @@ def test_a_config_of_another_model_is_refused_by_name(tmp_path):
         ({"text_vocab_size": 33000}, "32000, got 33000"),
         ({"special_token_offset": 31999}, "31999.*32000"),
         ({"image_loss_weight": -1.0}, "negative"),
+        ({"text_loss_weight": float("nan")}, "negative, got nan"),
+        ({"rope_theta": 0}, "rope_theta. must be positive"),
+        ({"head_dim": 0}, "even"),
+        ({"attention_dropout": 1.5}, "1.5"),
+        ({"eos_token_id": 32000}, "0..31999.*32000"),
+        ({"pad_token_id": None}, "pad_token_id.*None"),
+        ({"text_vocab_size": 2}, "eos_token_id.*0..1"),
+        ({"hidden_dim": 64, "hidden_size": 32}, "64.*32"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_both_sides_named(words, message):

@@ -197,3 +197,13 @@ def test_a_prompt_that_ends_within_its_sources_gets_a_text_target(model):
     assert torch.equal(model.generate(**bare, **settings), model.generate(**opened, **settings))
     bare.pop("token_type_ids")
     assert torch.equal(model.generate(**bare, **settings), model.generate(**opened, **settings))
+
+
+def test_text_behind_a_picture_steers_another_modality(model):
+    image = sources()["image"]
+    ids = lay_out(model.config, {"image": image}, {})["input_ids"]
+    pictures = []
+    for text in (5, 9):
+        prompted = torch.cat([ids, torch.full((2, 3), text)], dim=1)
+        pictures.append(model.generate(prompted, pixel_values=image, generation_mode="image"))
+    assert not torch.allclose(*pictures)

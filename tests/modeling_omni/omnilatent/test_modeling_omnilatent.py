@@ -221,6 +221,50 @@ def test_gradient_checkpointing_gives_equal_gradients(model, use_reentrant):
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["audio", "image", "video"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_row_that_lacks_a_modality_stands_beside_one_that_has_it(model, name, side):
+    values, (masks, _) = data(), unpadded_sizes()
+    mask = torch.ones_like(masks[name])
+    mask[1] = False
+    values[name][1] = float("nan")
+    if side == "source":
+        out = model.forward_multimodal(
+            {"text": values["text"], name: values[name]},
+            ["text"],
+            targets=values_of(values, "text"),
+            input_masks={name: mask},
+        )
+        alone = model("text", values["text"][1:], "text", target=values["text"][1:])
+        torch.testing.assert_close(out.logits[1:], alone.logits, rtol=1e-4, atol=1e-4)
+    else:
+        out = model("text", values["text"], name, target=values[name], target_mask=mask)
+        alone = model("text", values["text"][:1], name, target=values[name][:1])
+        torch.testing.assert_close(out.losses[name], alone.losses[name], rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(out.losses[name if side == "target" else "text"])
+
+
+def values_of(values, *names):
+    return {name: values[name] for name in names}
+
+
+def test_tokens_of_the_sources_are_no_labels(model):
+    """They see each other in both directions: predicting them would be copying."""
+    text = data()["text"]
+    sources = torch.zeros_like(text)
+    assert model(input_ids=text, token_type_ids=sources, labels=text).losses["text"] == 0
+    assert model(input_ids=text, labels=text).losses["text"] > 1
+
+
+def test_weights_of_another_architecture_are_refused(model, tmp_path):
+    from safetensors.torch import save_file
+
+    model.config.save_pretrained(tmp_path)
+    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="None of the weights.*encoder.weight"):
+        OmniLatentModel.from_pretrained(tmp_path)
+
+
 def test_saved_and_reloaded_it_is_the_same_to_the_bit(model, tmp_path):
     model.save_pretrained(tmp_path)
     reloaded = OmniLatentModel.from_pretrained(tmp_path).eval()
@@ -338,6 +382,10 @@ def test_the_triple_goes_through_compile_and_lora(model):
     torch.testing.assert_close(lora("image", values["image"], "audio")["output"], expected)
 
 
+def image_to_text(model, values):
+    return lay_out(model.config, {"image": values["image"]}, {"text": values["text"]})
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -361,6 +409,25 @@ def test_the_triple_goes_through_compile_and_lora(model):
         (lambda m, d: m.forward_multimodal({"image": d["image"]}, ["text"], targets={"audio": d["audio"]}), "'audio'"),
         (lambda m, d: m(), "input_ids"),
         (lambda m, d: m(input_ids=d["text"], pixel_values=d["image"]), r"\[0, 0\] placeholders of image.*\[15, 15\]"),
+        (
+            lambda m, d: m(**{**image_to_text(m, d), "pixel_values": None}),
+            "placeholders of image, but no `pixel_values`",
+        ),
+        (lambda m, d: m(**{**image_to_text(m, d), "pixel_values": d["image"][:1]}), "1 rows, the sequence has 2"),
+        (lambda m, d: m(**{**image_to_text(m, d), "pixel_values": d["image"].byte()}), "floating-point.*uint8"),
+        (lambda m, d: m(**{**image_to_text(m, d), "pixel_values": d["image"][:, :2]}), r"\(2, 2, 24, 40\)"),
+        (lambda m, d: m(**{**image_to_text(m, d), "labels": d["text"]}), r"`labels` must have the shape \(2, 25\)"),
+        (lambda m, d: m(**image_to_text(m, d), image_labels=d["image"]), r"`image_labels` is given.*\['text'\]"),
+        (
+            lambda m, d: m(input_ids=d["text"], attention_mask=torch.ones(2, 3)),
+            r"`attention_mask`.*\(2, 7\).*\(2, 3\)",
+        ),
+        (lambda m, d: m(input_ids=d["text"] + 400), "holds .*0..319 and special tokens 1344..1353"),
+        (lambda m, d: m(input_ids=torch.full((1, 600), 5)), "600 tokens.*512"),
+        (lambda m, d: m("image", d["image"], "text", targett=d["text"]), "does not take targett"),
+        (lambda m, d: m.forward_multimodal({"image": d["image"]}, ["audio", "audio"]), "twice"),
+        (lambda m, d: m.resize_token_embeddings(2000), "2000 would run into.*1344"),
+        (lambda m, d: m.generate(d["text"], max_new_tokens=600), "600.*512"),
     ],
 )
 def test_bad_input_is_refused_with_both_sides_named(model, call, message):
