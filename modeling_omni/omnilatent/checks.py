@@ -1,11 +1,13 @@
 """What `forward` refuses. Shapes are always compared; values are looked at on the CPU, or where a look is due anyway."""
 
 import torch
-from transformers.utils import is_torchdynamo_compiling, torch_compilable_check
+from transformers.utils import is_torchdynamo_compiling, logging, torch_compilable_check
 
 from ...configuration import layout
 from ...configuration.configuration_omnilatent import OmniLatentConfig
 from ...configuration.modalities import SPECIAL_TOKENS, TENSOR_NAMES, TEXT
+
+logger = logging.get_logger(__name__)
 
 
 def check_sequence(config: OmniLatentConfig, input_ids, attention_mask, token_type_ids, labels):
@@ -58,13 +60,14 @@ def check_targets(target_sizes: dict, labels, tensors: dict):
         raise ValueError(f"`labels` is given, but the sequence has no text target: {list(target_sizes)}.")
 
 
-def check_filled(config: OmniLatentConfig, input_ids: torch.Tensor, sources: dict):
-    """Raise a ValueError for placeholders of a modality whose tensor is missing."""
+def warn_of_unfilled(config: OmniLatentConfig, input_ids: torch.Tensor, sources: dict):
+    """Say when placeholders stand for a modality whose tensor is missing; transformers' models accept that."""
+    if is_torchdynamo_compiling():
+        return
     for name, names in TENSOR_NAMES.items():
-        if name not in sources:
-            torch_compilable_check(
-                (input_ids != getattr(config, f"{name}_token_id")).all(),
-                lambda name=name, names=names: f"The sequence has placeholders of {name}, but no `{names.values}`.",
+        if name not in sources and (input_ids == getattr(config, f"{name}_token_id")).any():
+            logger.warning_once(
+                f"The sequence has placeholders of {name}, but no `{names.values}`: the model sees none."
             )
 
 

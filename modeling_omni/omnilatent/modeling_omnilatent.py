@@ -92,22 +92,14 @@ class OmniLatentPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": Attention}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except SafetensorError as error:
             # which says what is wrong, but not with what
             raise ValueError(
                 f"The file {SAFE_WEIGHTS_NAME} of {str(pretrained_model_name_or_path)!r} is damaged: {error}"
             ) from error
-        if len(info["missing_keys"]) >= len(list(model.parameters())):
-            raise ValueError(
-                f"None of the weights of {str(pretrained_model_name_or_path)!r} belongs to {cls.__name__}; they are "
-                f"{', '.join(sorted(info['unexpected_keys'])[:3])}, ..."
-            )
-        return (model, info) if output_loading_info else model
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
         wanted = max(new_num_tokens or 0, pad_to_multiple_of or 0)
@@ -409,7 +401,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
         segments = token_type_ids[:, -length:]
         sources = sequence.source_groups(self.config, input_ids, tensors)
         if length > 1:  # not in a step of generation, which has no placeholders
-            checks.check_filled(self.config, input_ids, sources)
+            checks.warn_of_unfilled(self.config, input_ids, sources)
         slots = sequence.slot_groups(self.config, input_ids, target_sizes, target_starts or {}, tensors)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         real = real[:, -length:].bool() if real.ndim == 2 else torch.ones_like(input_ids, dtype=torch.bool)

@@ -221,6 +221,17 @@ def test_gradient_checkpointing_gives_equal_gradients(model, use_reentrant):
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-5, atol=1e-7)
 
 
+def test_placeholders_without_their_tensor_are_said(model, caplog):
+    import transformers
+
+    transformers.utils.logging.enable_propagation()
+    try:
+        model(**{**image_to_text(model, data()), "pixel_values": None})
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert "placeholders of image, but no `pixel_values`" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["audio", "image", "video"])
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_row_that_lacks_a_modality_stands_beside_one_that_has_it(model, name, side):
@@ -254,15 +265,6 @@ def test_tokens_of_the_sources_are_no_labels(model):
     sources = torch.zeros_like(text)
     assert model(input_ids=text, token_type_ids=sources, labels=text).losses["text"] == 0
     assert model(input_ids=text, labels=text).losses["text"] > 1
-
-
-def test_weights_of_another_architecture_are_refused(model, tmp_path):
-    from safetensors.torch import save_file
-
-    model.config.save_pretrained(tmp_path)
-    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="None of the weights.*encoder.weight"):
-        OmniLatentModel.from_pretrained(tmp_path)
 
 
 def test_saved_and_reloaded_it_is_the_same_to_the_bit(model, tmp_path):
@@ -409,10 +411,6 @@ def image_to_text(model, values):
         (lambda m, d: m.forward_multimodal({"image": d["image"]}, ["text"], targets={"audio": d["audio"]}), "'audio'"),
         (lambda m, d: m(), "input_ids"),
         (lambda m, d: m(input_ids=d["text"], pixel_values=d["image"]), r"\[0, 0\] placeholders of image.*\[15, 15\]"),
-        (
-            lambda m, d: m(**{**image_to_text(m, d), "pixel_values": None}),
-            "placeholders of image, but no `pixel_values`",
-        ),
         (lambda m, d: m(**{**image_to_text(m, d), "pixel_values": d["image"][:1]}), "1 rows, the sequence has 2"),
         (lambda m, d: m(**{**image_to_text(m, d), "pixel_values": d["image"].byte()}), "floating-point.*uint8"),
         (lambda m, d: m(**{**image_to_text(m, d), "pixel_values": d["image"][:, :2]}), r"\(2, 2, 24, 40\)"),
