@@ -25,6 +25,9 @@ TENSOR_NAMES = {
     VIDEO: TensorNames("pixel_values_videos", "pixel_mask_videos", "video_labels", "video_labels_mask"),
 }
 
+# Byte b of text is token `FIRST_BYTE_ID + b`, after padding, BOS and EOS
+FIRST_BYTE_ID = 3
+
 # `token_type_ids` of a source; the k-th target has k.
 SOURCE_SEGMENT = 0
 IGNORE_INDEX = -100

@@ -15,12 +15,12 @@ class OmniLatentTrainingArguments(TrainingArguments):
     `transformers.TrainingArguments` with the settings of [`OmniLatentTrainer`] and [`CurriculumTrainer`].
 
     Defaults that differ from transformers': `bf16` is on where the GPU can do it, AdamW has `weight_decay` 0.01, the
-    learning rate warms up for 2 % of the steps and follows a cosine, `ddp_find_unused_parameters` is on (a step uses
+    learning rate warms up for 2 % of the steps and follows a cosine, `remove_unused_columns` is off, `ddp_find_unused_parameters` is on (a step uses
     the parameters of its own modalities only), the log has a line every 10 steps, and no step waits for the device to
     look for NaN.
 
     Raises:
-        ValueError: for a negative share, a count below 1, or a pair that does not exist.
+        ValueError: for a negative share, a count below 1, a pair that does not exist, or `label_smoothing_factor`.
 
     Example:
 
@@ -89,6 +89,9 @@ class OmniLatentTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "Must stay on: each pair of modalities uses parameters of its own."}
     )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "The columns of a dataset are modalities, not arguments of the model."}
+    )
     ignore_data_skip: bool = field(
         default=True, metadata={"help": "Must stay on: the data goes on at the saved position of its stream."}
     )
@@ -111,5 +114,10 @@ class OmniLatentTrainingArguments(TrainingArguments):
             raise ValueError(f"The shares of the phases must not be negative, nor all be 0: got {shares}.")
         for text in (*(self.train_pairs or ()), *(self.eval_pairs or ())):
             Pair.parse(text)
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`label_smoothing_factor` {self.label_smoothing_factor} has no effect: the model makes the losses of "
+                "its targets, most of which have no labels to smooth. Leave it at 0."
+            )
         if not self.ignore_data_skip:
             raise ValueError("`ignore_data_skip=False` would skip data twice: the stream resumes at its own position.")

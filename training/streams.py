@@ -1,7 +1,7 @@
 """Endless streams of batches that can be stopped and resumed anywhere: what a Trainer reads."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from ..configuration.modalities import MODALITIES, VIDEO
 from .batches import count_frames, halves, rows_present
+from .data.samplers import FunctionSampler
 
 STREAM_STATE = "stream_state"  # key of a batch: the position after it
 _PROBED_BATCHES = 8
@@ -95,7 +96,7 @@ class DatasetStream:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         loader = DataLoader(
             _SeededItems(self.dataset, self.seed),
-            batch_sampler=_Places(self._places),
+            batch_sampler=FunctionSampler(self._places),
             collate_fn=self.collate_fn,
             generator=torch.Generator(),  # workers would draw their seed from the global one otherwise
             **self.loader_settings,
@@ -171,7 +172,16 @@ class LoaderStream:
         yield from batches
 
 
-def make_stream(data, batch_size: int, collate_fn: Callable, seed: int, rank: int, world_size: int, **loader_settings):
+def make_stream(
+    data,
+    batch_size: int,
+    collate_fn: Callable,
+    seed: int,
+    rank: int,
+    world_size: int,
+    text_settings: Mapping[str, Any] | None = None,
+    **loader_settings,
+):
     """
     A stream of whatever was given as training data.
 
@@ -179,13 +189,16 @@ def make_stream(data, batch_size: int, collate_fn: Callable, seed: int, rank: in
         data: A stream already (`VideoLoader`), a `VideoCollection`, a map-style dataset, an `IterableDataset`, or a
             DataLoader, whose batch size, collate function, workers and order are kept.
         batch_size, collate_fn, loader_settings: For data that is not batched yet.
+        seed: Of the order; also that of a `VideoCollection`, whose own seed is for loaders made by hand. A stream or a
+            DataLoader with a generator keeps its own.
+        text_settings: `tokenizer_fn` and `max_text_length` of a `VideoCollection`.
     """
     from .data import VideoCollection, VideoLoader
 
     place = {"rank": rank, "world_size": world_size}
     if isinstance(data, VideoCollection):
-        workers = loader_settings.get("num_workers", 0)
-        return VideoLoader(data, batch_size, num_workers=workers, **place)
+        settings = _for_collection(data, loader_settings, text_settings)
+        return VideoLoader(data, batch_size, seed=seed, **place, **settings)
     if isinstance(data, VideoLoader | DatasetStream | LoaderStream):
         return data
     if isinstance(data, DataLoader) and _has_stock_sampler(data):
@@ -231,13 +244,22 @@ def items_per_pass(stream) -> int | None:
     return None if collection is None else collection.num_clips
 
 
-def one_pass(data, batch_size: int, collate_fn: Callable, rank: int = 0, world_size: int = 1, **loader_settings):
+def one_pass(
+    data,
+    batch_size: int,
+    collate_fn: Callable,
+    rank: int = 0,
+    world_size: int = 1,
+    text_settings: Mapping[str, Any] | None = None,
+    **loader_settings,
+):
     """
     This rank's batches of one pass in the data's own order, for evaluation.
 
     Args:
         data: A `VideoCollection`, a `VideoLoader` with `epochs`, a map-style dataset, or an iterable of batches.
         batch_size, collate_fn, loader_settings: For data that is not batched yet.
+        text_settings: As in `make_stream`.
 
     Raises:
         ValueError: for a `VideoLoader` without end.
@@ -245,9 +267,9 @@ def one_pass(data, batch_size: int, collate_fn: Callable, rank: int = 0, world_s
     from .data import VideoCollection, VideoLoader
 
     if isinstance(data, VideoCollection):
-        workers = loader_settings.get("num_workers", 0)
+        settings = _for_collection(data, loader_settings, text_settings)
         place = {"rank": rank, "world_size": world_size}
-        data = VideoLoader(data, batch_size, shuffle=False, epochs=1, num_workers=workers, **place)
+        data = VideoLoader(data, batch_size, shuffle=False, epochs=1, **place, **settings)
     if isinstance(data, VideoLoader):
         if data.epochs is None:
             raise ValueError("A VideoLoader without `epochs` never ends: give epochs=1 for evaluation.")
@@ -264,22 +286,21 @@ def one_pass(data, batch_size: int, collate_fn: Callable, rank: int = 0, world_s
         yield from islice(data, rank, None, world_size)
 
 
+def _for_collection(collection, loader_settings, text_settings) -> dict[str, Any]:
+    """Arguments of a `VideoLoader`. The model may take less text than the collection gives."""
+    settings = {**loader_settings, **(text_settings or {})}
+    if settings.get("prefetch_factor", 0) is None:
+        settings.pop("prefetch_factor")  # its default is another than DataLoader's
+    longest = collection.spec.max_text_length
+    return {**settings, "max_text_length": min(longest, settings.get("max_text_length", longest))}
+
+
 def _has_stock_sampler(loader) -> bool:
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return False
     if type(loader.sampler) is RandomSampler:
         return not loader.sampler.replacement and loader.sampler.num_samples == len(loader.dataset)
     return type(loader.sampler) is SequentialSampler
-
-
-class _Places:
-    """A batch sampler out of a function that makes an iterator."""
-
-    def __init__(self, make_iterator):
-        self._make_iterator = make_iterator
-
-    def __iter__(self):
-        return self._make_iterator()
 
 
 class _SeededItems:

@@ -3,11 +3,13 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import set_seed
+from transformers.trainer_utils import PredictionOutput, set_seed
 
 from ..configuration.modalities import MODALITIES
 from .arguments import OmniLatentTrainingArguments
@@ -43,13 +45,18 @@ class OmniLatentTrainer(ResumableTrainer):
             "video", a `VideoCollection`, a `VideoLoader`, or a DataLoader of such.
         eval_dataset: The same, finite.
         data_collator: Makes batches of the items of a dataset.
-        kwargs: As in `transformers.Trainer`.
+        kwargs: As in `transformers.Trainer`. The tokenizer of `processing_class`, which may be a processor, encodes
+            the texts of a `VideoCollection`; without one a token is a byte.
+
+    The order of a dataset or a `VideoCollection` follows from `args.data_seed`, or `args.seed` where that is `None`,
+    and not from the collection's own seed; a `VideoLoader` keeps its own order and tokenizer.
 
     Attributes:
         schedule: [`PairSchedule`] of the run.
 
     Raises:
-        ValueError: for data that holds nothing of the four modalities, or of which no wanted pair can be made.
+        ValueError: for data that holds nothing of the four modalities, or of which no wanted pair can be made, and for
+            `compute_metrics` and its like, which would have no effect.
 
     Example:
 
@@ -79,10 +86,21 @@ class OmniLatentTrainer(ResumableTrainer):
         args = OmniLatentTrainingArguments() if args is None else args
         if not isinstance(args, OmniLatentTrainingArguments):
             raise ValueError(f"`args` must be OmniLatentTrainingArguments, got {type(args).__name__}.")
+        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` has no effect: each pair of modalities has its own outputs, loss and figures. Override "
+                    "`compute_loss` or `evaluate`, or take the figures of `evaluate_pairs`."
+                )
         set_seed(args.seed)
+        self._text_settings = {
+            "tokenizer_fn": make_tokenizer_fn(kwargs.get("processing_class")),
+            "max_text_length": model.config.max_text_length,
+        }
         stream = None
         if train_dataset is not None:
-            stream = make_stream(train_dataset, args.train_batch_size, data_collator, **_place(args))
+            place = {**_place(args), "text_settings": self._text_settings}
+            stream = make_stream(train_dataset, args.train_batch_size, data_collator, **place)
             # a loader brings its own
             args.per_device_train_batch_size = getattr(stream, "batch_size", args.per_device_train_batch_size)
             _set_max_steps(args, stream)
@@ -204,21 +222,36 @@ class OmniLatentTrainer(ResumableTrainer):
             return metrics
         if data is None:
             raise ValueError("Evaluation needs an `eval_dataset`.")
-        metrics = {}
-        for pair, result in summarise(self._score(data)).items():
-            for figure in ("loss", "shuffled_loss", "gain"):
-                metrics[f"{metric_key_prefix}_{figure}_{pair.name}"] = result[figure]
-        losses = [value for name, value in metrics.items() if name.startswith(f"{metric_key_prefix}_loss_")]
-        metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
+        metrics = _metrics(self._score(data), metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """
+        Judge each clip. To see what the model makes of a clip, call the model.
+
+        Returns:
+            `metrics` as those of `evaluate`; `predictions`, for the name of each pair (n,) float64, the losses of its
+            n clips in the order of the data (on several processes rank by rank); no `label_ids`.
+
+        Raises:
+            ValueError: as `evaluate`.
+        """
+        scores = self._score(test_dataset)
+        metrics = _metrics(scores, metric_key_prefix)
+        predictions = {}
+        for pair, samples in scores.items():
+            total, _, count = samples.columns()
+            predictions[pair.name] = (total / count).numpy()
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(predictions=predictions, label_ids=None, metrics=metrics)
 
     def _score(self, data) -> dict[Pair, PairSamples]:
         """The samples of all ranks."""
         wanted = [Pair.parse(text) for text in self.args.eval_pairs or ()]
         pairs = wanted or (self.schedule.pairs if self.schedule else (*ALL_PAIRS, PAST_TO_FUTURE))
-        place = _place(self.args)
+        place = {**_place(self.args), "text_settings": self._text_settings}
         place.pop("seed")
         batches = one_pass(data, self.args.eval_batch_size, self.data_collator, **place)
         of_all_ranks = gather_object([score_pairs(self.model, batches, pairs, bf16=self.args.bf16)])
@@ -226,6 +259,32 @@ class OmniLatentTrainer(ResumableTrainer):
         if wanted or not any(scores.values()):
             return scores
         return {pair: samples for pair, samples in scores.items() if len(samples)}
+
+
+def make_tokenizer_fn(processing_class) -> Callable[[str, int], torch.Tensor] | None:
+    """What a loader asks for ids, out of a tokenizer or a processor with one; `None` for anything else."""
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
+
+    def encode(text, max_length):
+        # what is said in a video is no markup of ours, and the layout adds BOS and EOS
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        ids = tokenizer(text, truncation=True, max_length=max_length, **plain)["input_ids"]
+        return torch.tensor(ids, dtype=torch.long)
+
+    return encode
+
+
+def _metrics(scores, prefix) -> dict[str, float]:
+    """The figures of each pair under their names in the log, and the mean loss."""
+    results = summarise(scores)
+    metrics = {
+        f"{prefix}_{figure}_{pair.name}": result[figure]
+        for pair, result in results.items()
+        for figure in ("loss", "shuffled_loss", "gain")
+    }
+    return {**metrics, f"{prefix}_loss": sum(result["loss"] for result in results.values()) / len(results)}
 
 
 def _place(args):

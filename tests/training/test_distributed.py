@@ -13,12 +13,18 @@ from accelerate.state import AcceleratorState
 
 from omnilatent.training.checkpoints import check_manifest
 
+EXAMPLE = Path(__file__).parents[2] / "hub_examples" / "finetune_with_accelerate.py"
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
 
 def _in_process(folder, settings):
     AcceleratorState._reset_state(reset_partial_state=True)  # forked from a process that was alone
     runpy.run_path(str(SCRIPT))["run"](folder, **settings)
+
+
+def _example_in_process(folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    runpy.run_path(str(EXAMPLE))["main"](["--steps", "5", "--out", str(folder)])
 
 
 def _results(folder, ranks=2):
@@ -63,6 +69,11 @@ def test_two_processes_with_single_rows_equal_one_with_both(tmp_path):
     two, one = _results(tmp_path / "two")[0], _results(tmp_path / "one", 1)[0]
     for name, values in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], values, rtol=1e-4, atol=1e-6)
+
+
+def test_plain_accelerate_example_runs_on_two_processes(tmp_path):
+    debug_launcher(_example_in_process, (tmp_path,))
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

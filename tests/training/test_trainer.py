@@ -3,14 +3,23 @@
 import logging
 from functools import partial
 
+import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import HfArgumentParser, TrainingArguments
 
-from omnilatent import OmniLatentConfig, OmniLatentModel
+from omnilatent import OmniLatentConfig, OmniLatentModel, OmniLatentProcessor, OmniLatentTokenizer
 from omnilatent.training import ALL_PAIRS, CurriculumTrainer, OmniLatentTrainer, OmniLatentTrainingArguments, Trainer
-from omnilatent.training.data import VideoCollection, build_dataloader, collate_multimodal, make_small_world
+from omnilatent.training.data import (
+    VideoCollection,
+    VideoLoader,
+    build_dataloader,
+    collate_multimodal,
+    encode_bytes,
+    make_small_world,
+)
+from omnilatent.training.trainer import make_tokenizer_fn
 
 
 def watch_steps(trainer):
@@ -187,6 +196,75 @@ def test_evaluation_takes_several_sets(make_trainer, items):
         assert metrics[f"eval_{name}_loss"] == pytest.approx(sum(losses) / 2)
 
 
+def test_clips_of_a_collection_are_encoded_by_the_tokenizer_of_the_processor(make_trainer, world):
+    config = OmniLatentConfig.tiny(max_text_length=9)
+    videos = VideoCollection.from_folder(world, clip_duration=0.5, clip_stride=0.5)
+    processor = OmniLatentProcessor.from_config(config)
+    args = OmniLatentTrainingArguments("unused", max_steps=1, per_device_train_batch_size=3, use_cpu=True)
+    trainer = OmniLatentTrainer(OmniLatentModel(config), args, videos, processing_class=processor)
+    asked = []
+    monitored = processor.tokenizer._encode_plus
+    processor.tokenizer._encode_plus = lambda text, *args, **kwargs: (
+        asked.append(text) or monitored(text, *args, **kwargs)
+    )
+    batch = next(iter(trainer.stream))
+    assert asked and batch["text"].shape == (3, 9)  # as long as the model allows, not the collection
+    plain = next(iter(VideoLoader(videos, 3, seed=trainer.stream.seed, max_text_length=9)))
+    assert torch.equal(batch["text"], plain["text"])
+
+
+def test_words_that_spell_a_special_token_are_plain_text():
+    encode = make_tokenizer_fn(OmniLatentTokenizer())
+    assert torch.equal(encode("<|image|> ö", 50), encode_bytes("<|image|> ö", 50))
+    assert make_tokenizer_fn(None) is None
+
+
+def test_seed_of_the_run_orders_a_collection(make_trainer, world):
+    def order(of_collection, **settings):
+        videos = VideoCollection.from_folder(world, clip_duration=0.5, clip_stride=0.5, seed=of_collection)
+        stream = make_trainer(videos, OmniLatentTrainer, **settings).stream
+        batch = next(iter(stream))
+        return list(zip(batch["path"], batch["start"].tolist()))
+
+    assert order(0, seed=5) == order(1, seed=5) == order(0, data_seed=5) != order(0, seed=6)
+
+
+def test_loader_settings_reach_a_collection(make_trainer, world):
+    videos = VideoCollection.from_folder(world, clip_duration=0.5, clip_stride=0.5)
+    settings = {
+        "dataloader_num_workers": 2,
+        "dataloader_prefetch_factor": 3,
+        "dataloader_multiprocessing_context": "spawn",
+    }
+    stream = make_trainer(videos, **settings).stream
+    assert (stream.num_workers, stream.prefetch_factor, stream.multiprocessing_context) == (2, 3, "spawn")
+    assert make_trainer(videos, dataloader_num_workers=1).stream.prefetch_factor == 1
+
+
+def test_rows_of_a_dataset_train_and_are_judged(make_trainer, items):
+    rows = [{**{k: v.tolist() for k, v in item.items()}, "id": "x"} for item in items(4, ("text", "image"))]
+    data = datasets.Dataset.from_list(rows)
+    trainer = make_trainer(data, max_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert trainer.evaluate(data)["eval_loss_image_to_text"] > 0
+
+
+def test_prediction_tells_the_loss_of_each_clip(make_trainer, items):
+    trainer = make_trainer(items(5), train_pairs=["image->audio", "text->image"])
+    result = trainer.predict(items(5))
+    assert result.label_ids is None
+    metrics = trainer.evaluate(items(5))
+    del metrics["epoch"]  # added by the log
+    assert result.metrics == {name.replace("eval", "test"): value for name, value in metrics.items()}
+    assert {name: losses.shape for name, losses in result.predictions.items()} == {
+        "image_to_audio": (5,),
+        "text_to_image": (5,),
+    }
+    # all clips have as many terms, so that the mean over clips is that over terms
+    assert result.predictions["image_to_audio"].mean() == pytest.approx(result.metrics["test_loss_image_to_audio"])
+
+
 # --- the specification's ways in -------------------------------------------------------------------------------------
 
 
@@ -254,11 +332,24 @@ def test_settings_can_be_parsed_from_a_command_line():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"targets_per_step": 0}, {"joint_fraction": -0.1}, {"train_pairs": ["a->b"]}, {"ignore_data_skip": False}],
+    [
+        {"targets_per_step": 0},
+        {"joint_fraction": -0.1},
+        {"train_pairs": ["a->b"]},
+        {"ignore_data_skip": False},
+        {"label_smoothing_factor": 0.1},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
         OmniLatentTrainingArguments(use_cpu=True, **wrong)
+
+
+@pytest.mark.parametrize("name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"])
+def test_functions_that_would_never_be_called_are_refused(items, tmp_path, name):
+    args = OmniLatentTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True)
+    with pytest.raises(ValueError, match=name):
+        OmniLatentTrainer(OmniLatentModel(OmniLatentConfig.tiny()), args, items(3), **{name: print})
 
 
 def test_plain_training_arguments_are_refused(items):

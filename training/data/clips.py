@@ -23,6 +23,7 @@ class ClipSpec:
         video_size: Pixels per side of the frames of a clip.
         image_size: Pixels per side of the single frame.
         sampling_rate: Samples per second (Hz) of the sound.
+        max_text_length: Most tokens of a clip's text.
 
     Raises:
         ValueError: for a value that is not positive, or `fps` and `num_frames` that contradict each other.
@@ -44,6 +45,7 @@ class ClipSpec:
     video_size: int = 112
     image_size: int = 224
     sampling_rate: int = 16000
+    max_text_length: int = 2048
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -64,7 +66,7 @@ class ClipSpec:
 
     @classmethod
     def from_config(cls, config=None, **overrides) -> "ClipSpec":
-        """Sizes, frame rate and sampling rate of an `OmniLatentConfig`; `overrides` that are `None` are left out."""
+        """Sizes, frame rate, sampling rate and length of text of an `OmniLatentConfig`; `overrides` that are `None` are left out."""
         values = {}
         if config is not None:
             values = {
@@ -72,6 +74,7 @@ class ClipSpec:
                 "video_size": config.video_size,
                 "image_size": config.image_size,
                 "sampling_rate": config.sampling_rate,
+                "max_text_length": config.max_text_length,
             }
         values.update({name: value for name, value in overrides.items() if value is not None})
         if overrides.get("num_frames") is not None and overrides.get("fps") is None:

@@ -1,5 +1,6 @@
 """When the frames of a video are shown, container by container."""
 
+from ...processing.media import start_of
 from .clips import EDGE
 
 # Timestamps may be rounded to milliseconds (Matroska): a frame at 167 ms is the one meant for 1/6 s
@@ -57,11 +58,6 @@ class FrameClock:
             if before is not None and after - before > 1.5 * self.frame_duration:
                 return frames[:number]
         return frames
-
-
-def start_of(picture) -> float:
-    """The time of a stream's first frame, in seconds."""
-    return 0.0 if picture.start_time is None else float(picture.start_time * picture.time_base)
 
 
 def _packets_held_back(container, picture) -> int:

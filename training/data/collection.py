@@ -26,7 +26,7 @@ class VideoCollection:
     epoch: it knows neither ranks nor workers.
 
     Keywords:
-        config: An `OmniLatentConfig`, whose sizes and rates become the defaults of the next seven.
+        config: An `OmniLatentConfig`, whose sizes and rates become the defaults of the next eight.
         clip_duration: Seconds of a clip.
         clip_stride: Seconds from one clip's start to the next one's.
         fps: Frames per second taken from the video (8).
@@ -34,11 +34,12 @@ class VideoCollection:
         video_size: Pixels per side of a clip's frames (112).
         image_size: Pixels per side of the single frame (224).
         sampling_rate: Of the sound in Hz (16000).
+        max_text_length: Most tokens of a clip's text (2048).
         segment_duration: Seconds of video that are decoded in one pass.
         segments_per_task: Segments whose clips are mixed; `None`: as many as make about half a minute, 16 at most.
             More mix a collection of long videos better and take more memory, about 0.8 MB a clip.
         max_bad_fraction: Share of unreadable files, or of lost clips among the last 256, above which it is an error.
-        seed: Of the order.
+        seed: Of the order, unless a loader has its own.
 
     Attributes:
         spec: [`ClipSpec`].
@@ -217,31 +218,35 @@ class VideoCollection:
         epoch, task = divmod(position["epoch"] * self.num_tasks + position["task"] + 1, self.num_tasks)
         return {"epoch": epoch, "task": task}
 
-    def tasks(self, position: dict[str, Any] | None = None, shuffle: bool = True) -> Iterator[Task]:
-        """All tasks from a position on, epoch after epoch, without end."""
+    def tasks(
+        self, position: dict[str, Any] | None = None, shuffle: bool = True, seed: int | None = None
+    ) -> Iterator[Task]:
+        """All tasks from a position on, epoch after epoch, without end; `seed` takes the place of the collection's."""
         position = self.start() if position is None else position
+        seed = self.seed if seed is None else seed
         if self._stream:
-            yield from self._stream.tasks(position, self.seed, shuffle, self.segment_duration, self._segments_per_task)
+            yield from self._stream.tasks(position, seed, shuffle, self.segment_duration, self._segments_per_task)
             return
         order_epoch, order = None, None
         while True:
             if order_epoch != position["epoch"]:
-                order_epoch, order = position["epoch"], self._order(position["epoch"], shuffle)
-            yield self._task(position, order, shuffle)
+                order_epoch, order = position["epoch"], self._order(position["epoch"], shuffle, seed)
+            key = (seed, position["epoch"], position["task"]) if shuffle else None
+            yield self._task(position, order, key)
             position = self.after(position)
 
-    def _order(self, epoch, shuffle):
+    def _order(self, epoch, shuffle, seed):
         if not shuffle:
             return np.arange(len(self._segments))
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self._segments))
+        return np.random.default_rng((seed, epoch)).permutation(len(self._segments))
 
-    def _task(self, position, order, shuffle):
+    def _task(self, position, order, shuffle_key):
         epoch, task = position["epoch"], position["task"]
         chosen: list[Segment] = [self._segments[i] for i in order[task * self._group : (task + 1) * self._group]]
         return Task(
             number=epoch * self.num_tasks + task,
             position=position,
-            shuffle_key=(self.seed, epoch, task) if shuffle else None,
+            shuffle_key=shuffle_key,
             pieces=tuple(make_piece(self.rows[segment.row], segment, self.spec) for segment in chosen),
         )
 

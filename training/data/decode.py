@@ -1,6 +1,5 @@
 """Video files to clips: one seek and one demux pass per stretch of video, for picture and sound together."""
 
-import io
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -8,16 +7,12 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from ...processing.media import end_of_packets, open_container, picture_of, start_of, stated_duration
 from .clips import EDGE, ClipSpec
-from .clock import FrameClock, start_of
+from .clock import FrameClock
 from .pictures import FramePicker
 from .sound import SoundTrack
 
-# Demuxers of the formats we read. A playlist or a text file that calls itself .mp4 would otherwise be followed to
-# whatever addresses it names.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg"
-# Streams without an index: their length is only known by reading them through
-_UNINDEXED = ("mpeg", "mpegts")
 # Seconds that one stream of a badly interleaved file may lag behind the other
 _INTERLEAVE = 5.0
 
@@ -49,18 +44,13 @@ def open_video(source: str | bytes):
     Args:
         source: Path, the bytes of a file, or an address that `datasets` can open ("hf://…", "zip://…::https://…").
     """
-    # tags in a forgotten code page must not make the picture unreadable
-    keywords = {"container_options": {"format_whitelist": _FORMATS}, "metadata_errors": "replace"}
-    if isinstance(source, bytes):
-        with av.open(io.BytesIO(source), "r", **keywords) as container:
-            yield container
-    elif "://" in source:
+    if isinstance(source, str) and "://" in source:
         from datasets.utils.file_utils import xopen
 
-        with xopen(source, "rb") as file, av.open(file, "r", **keywords) as container:
+        with xopen(source, "rb") as file, open_container(file) as container:
             yield container
     else:
-        with av.open(f"file:{source}", "r", **keywords) as container:
+        with open_container(source) as container:
             yield container
 
 
@@ -81,22 +71,15 @@ def probe(source: str | bytes) -> VideoInfo:
 
 
 def _streams(container):
-    pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if not pictures:
+    picture, sounds = picture_of(container), container.streams.audio
+    if picture is None:
         raise UnreadableVideoError("no video stream")
-    sounds = container.streams.audio
-    return pictures[0], sounds[0] if sounds else None
+    return picture, sounds[0] if sounds else None
 
 
 def _duration(container, picture):
-    if container.format.name not in _UNINDEXED:
-        if picture.duration is not None:
-            return float(picture.duration * picture.time_base)
-        if container.duration is not None:
-            start = 0 if container.start_time is None else container.start_time / av.time_base
-            return container.duration / av.time_base - max(0.0, start_of(picture) - start)
-    ends = [(p.pts + (p.duration or 0)) * p.time_base for p in container.demux(picture) if p.pts is not None]
-    return float(max(ends, default=0)) - start_of(picture)
+    stated = stated_duration(container, picture)
+    return end_of_packets(container, picture) - start_of(picture) if stated is None else stated
 
 
 def reason_of(error: Exception) -> str:

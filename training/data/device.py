@@ -44,9 +44,7 @@ def to_model_inputs(batch: Mapping[str, Any], config, feature_extractor=None) ->
     if batch.get("image") is not None:
         inputs["image"] = _unit_range(_check("image", batch["image"], 4))
     if batch.get("video") is not None:
-        video = _check("video", batch["video"], 5)
-        # (B, T, 3, H, W) -> (B, 3, T, H, W)
-        inputs["video"] = _unit_range(video.transpose(1, 2)) if video.dtype == torch.uint8 else video
+        inputs["video"] = _video(_check("video", batch["video"], 5), config)
     for modality in tuple(inputs):
         for mask in (f"has_{modality}", f"{modality}_mask"):
             if batch.get(mask) is not None:
@@ -58,6 +56,16 @@ def _check(name, value, num_dims):
     if value.ndim != num_dims:
         raise ValueError(f"{name!r} has shape {tuple(value.shape)}: expected {num_dims} dimensions.")
     return value
+
+
+def _video(video, config):
+    if video.dtype != torch.uint8:
+        return video
+    if video.shape[2] != config.num_channels:
+        raise ValueError(
+            f"'video' has shape {tuple(video.shape)}: expected (B, T, {config.num_channels}, H, W) of one in uint8."
+        )
+    return _unit_range(video.transpose(1, 2))
 
 
 def _unit_range(pixels):

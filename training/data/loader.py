@@ -1,8 +1,11 @@
 """`VideoLoader`: batches of a `VideoCollection`, endless, the same for any number of workers, resumable anywhere."""
 
+import logging
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -10,10 +13,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .collate import collate_clips, collate_multimodal
+from .collate import collate_clips, collate_multimodal, encode_texts
 from .collection import VideoCollection
-from .skips import BadClipWatch, SkipLog
+from .samplers import FunctionSampler
+from .skips import BadClipWatch, Skip, SkipLog
 from .tasks import TaskResult
+
+logger = logging.getLogger(__name__)
 
 
 class VideoLoader:
@@ -38,7 +44,11 @@ class VideoLoader:
         num_workers: Processes that decode; 0 decodes here.
         rank, world_size: Which of how many processes this is; `None` asks torch.distributed or the launcher.
         tokenizer_fn: `(text, max_len) -> LongTensor`; `None`: bytes, byte b as 3 + b.
-        max_text_length: Most tokens of a clip's text.
+        max_text_length: Most tokens of a clip's text, `None`: the collection's. What is longer is cut, which `skips`
+            counts with path, time and reason.
+        seed: Of the order; `None`: the collection's.
+        prefetch_factor: Tasks, of many clips each, that a worker does in advance.
+        pin_memory: Give tensors in page-locked memory, from which a GPU copies without waiting.
         multiprocessing_context: How workers are started, as in `torch.utils.data.DataLoader`.
 
     Attributes:
@@ -69,7 +79,10 @@ class VideoLoader:
         rank: int | None = None,
         world_size: int | None = None,
         tokenizer_fn: Callable[[str, int], torch.Tensor] | None = None,
-        max_text_length: int = 256,
+        max_text_length: int | None = None,
+        seed: int | None = None,
+        prefetch_factor: int = 1,
+        pin_memory: bool = False,
         multiprocessing_context: str | None = None,
     ):
         if batch_size < 1:
@@ -85,7 +98,10 @@ class VideoLoader:
         self.epochs = epochs
         self.num_workers = num_workers
         self.tokenizer_fn = tokenizer_fn
-        self.max_text_length = max_text_length
+        self.max_text_length = collection.spec.max_text_length if max_text_length is None else max_text_length
+        self.seed = collection.seed if seed is None else seed
+        self.prefetch_factor = prefetch_factor
+        self.pin_memory = pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.skips = SkipLog()
         self._position = {**collection.start(), "clip": 0}
@@ -111,7 +127,7 @@ class VideoLoader:
 
     def _valid_for(self):
         return {
-            "seed": self.collection.seed,
+            "seed": self.seed,
             "shuffle": int(self.shuffle),
             "planned_clips": self.collection.num_clips or 0,
             "rank": self.rank,
@@ -136,7 +152,7 @@ class VideoLoader:
         start = {name: value for name, value in self._position.items() if name != "clip"}
 
         def own_tasks():
-            for task in self.collection.tasks(start, self.shuffle):
+            for task in self.collection.tasks(start, self.shuffle, self.seed):
                 if self.epochs is not None and task.position["epoch"] >= self.epochs:
                     return
                 if task.number % self.world_size == self.rank:
@@ -146,31 +162,49 @@ class VideoLoader:
         results = DataLoader(
             self.collection.decoder(),
             batch_size=None,
-            sampler=_Iterate(own_tasks),
+            sampler=FunctionSampler(own_tasks),
             num_workers=self.num_workers,
-            prefetch_factor=1 if self.num_workers else None,  # a task is many clips already
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
             collate_fn=_as_is,
             # an iterator draws a seed for its workers: without a generator of its own, from the global one
             generator=torch.Generator(),
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
+        with _light_workers(self.multiprocessing_context):
+            results = iter(results)
         for result in results:
             yield issued.popleft(), result
 
     def _batch(self, clips, size):
         columns, self._position = clips.take(size)
-        batch = collate_clips(columns, self.tokenizer_fn, self.max_text_length)
+        text, cut = encode_texts(columns["text"], self.tokenizer_fn, self.max_text_length)
+        self._note_cut(columns, cut)
+        batch = collate_clips(columns, text)
+        if self.pin_memory:
+            batch = {name: value.pin_memory() if torch.is_tensor(value) else value for name, value in batch.items()}
         return {**batch, "skipped": self.skips.total, "stream_state": self.state_dict()}
 
+    def _note_cut(self, columns, cut):
+        reason = f"text cut to {self.max_text_length} tokens"
+        skips = [Skip(columns["path"][i], float(columns["start"][i]), 0, reason) for i in cut]
+        if skips and reason not in self.skips.reasons:
+            logger.warning("%s at %.2f s: %s; more of them are only counted, in `skips`.", *skips[0][:2], reason)
+        self.skips.extend(skips)
 
-class _Iterate:
-    """A sampler out of a function that makes an iterator."""
 
-    def __init__(self, make_iterator):
-        self._make_iterator = make_iterator
-
-    def __iter__(self):
-        return self._make_iterator()
+@contextmanager
+def _light_workers(context):
+    """Spawned workers decode and do nothing else: they need not load what `import omnilatent` registers."""
+    if not isinstance(context, str):
+        context = (multiprocessing if context is None else context).get_start_method(allow_none=True)
+    if context != "spawn":  # forked ones have it loaded, and a fork server would hand it on to processes of others
+        yield
+        return
+    os.environ["OMNILATENT_NO_REGISTRATION"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("OMNILATENT_NO_REGISTRATION", None)
 
 
 def _as_is(result):
@@ -235,7 +269,7 @@ def build_dataloader(
     *,
     shuffle: bool = True,
     num_workers: int = 0,
-    seed: int = 0,
+    seed: int | None = None,
     **keywords,
 ) -> Iterable[dict[str, Any]]:
     """
@@ -248,7 +282,7 @@ def build_dataloader(
         batch_size: Clips or items of a batch.
         shuffle: Permute the order.
         num_workers: Processes that load.
-        seed: Of the order; a `VideoCollection` has its own.
+        seed: Of the order; `None`: that of a `VideoCollection`, 0 for other data.
         keywords: Further arguments of the loader that is made.
 
     Example:
@@ -264,9 +298,9 @@ def build_dataloader(
     ```
     """
     if isinstance(data, str | os.PathLike):
-        data = VideoCollection.from_folder(data, seed=seed)
+        data = VideoCollection.from_folder(data)
     if isinstance(data, VideoCollection):
-        return VideoLoader(data, batch_size, shuffle=shuffle, num_workers=num_workers, **keywords)
+        return VideoLoader(data, batch_size, shuffle=shuffle, num_workers=num_workers, seed=seed, **keywords)
     keywords.setdefault("collate_fn", collate_multimodal)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
     return DataLoader(data, batch_size, shuffle=shuffle, num_workers=num_workers, generator=generator, **keywords)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .skips import Skip
 from .transcripts import TRANSCRIPT_SUFFIXES
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpeg", ".mpg")
+SCANNED_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpeg", ".mpg")
 METADATA_FILE = "metadata.jsonl"
 TEXT_COLUMNS = ("text", "transcript", "caption")  # where a table keeps the words of a video, first found is taken
 
@@ -58,13 +58,13 @@ def scan_folder(folder: str | Path) -> tuple[list[FoundVideo], list[Skip]]:
                 texts.update(_read_metadata(path, skips))
             elif path.suffix.lower() in TRANSCRIPT_SUFFIXES:
                 transcripts[path.parent].append(path)
-            elif path.suffix.lower() in VIDEO_SUFFIXES:
+            elif path.suffix.lower() in SCANNED_SUFFIXES:
                 if _is_unicode(str(path)):
                     videos.append(path)
                 else:
                     skips.append(Skip(repr(name), 0.0, 0, "file name is not Unicode"))
     if not videos:
-        raise ValueError(f"No video in {str(folder)!r}: looked for files ending in {', '.join(VIDEO_SUFFIXES)}.")
+        raise ValueError(f"No video in {str(folder)!r}: looked for files ending in {', '.join(SCANNED_SUFFIXES)}.")
     found = [
         FoundVideo(str(path), _transcript_of(path, transcripts[path.parent]), texts.get(str(path)))
         for path in sorted(videos)

@@ -1,3 +1,5 @@
+import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -55,6 +57,12 @@ def test_a_modality_that_some_items_lack_is_flagged():
     [
         ([], "no items"),
         ([{"sound": torch.zeros(3)}], r"Item 0 has the keys \['sound'\].*text, audio, image, video"),
+        ([item("text"), "words"], "Item 1 is of type str"),
+        ([None, None], "None of the 2 items"),
+        ([item("text"), {"text": "words"}], "'text' of item 1 is of type str"),
+        ([{"text": [0.5, 2.0]}], "'text' of item 0 is of type torch.float32: expected integers"),
+        ([{"image": [[[1, 2], [3]]]}], "'image' of item 0 is of type list"),
+        ([{"image": np.zeros((3, 2, 2), np.int64)}], "'image' of item 0 is of type torch.int64: expected floats"),
         ([item("text"), {}], "Item 1"),
         ([{"image": torch.zeros(3, 4)}], r"'image' of item 0 has shape \(3, 4\): expected 3"),
         ([item("image"), {"image": torch.zeros(3, 4, 4)}], r"\(3, 4, 4\), \(3, 13, 17\)"),
@@ -64,6 +72,40 @@ def test_a_modality_that_some_items_lack_is_flagged():
 def test_what_is_no_batch_is_named(items, message):
     with pytest.raises(ValueError, match=message):
         collate_multimodal(items)
+
+
+def test_rows_of_a_dataset_become_a_batch_without_their_other_columns():
+    items = [item("text", "image"), item("text", "image", length=4)]
+    rows = [{name: value.tolist() for name, value in one.items()} | {"id": "a"} for one in items]
+    batch = collate_multimodal([row for row in datasets.Dataset.from_list(rows)])
+    expected = collate_multimodal(items)
+    assert batch.keys() == expected.keys()
+    for name, value in expected.items():
+        assert batch[name].dtype == value.dtype
+        torch.testing.assert_close(batch[name], value)
+
+
+def test_arrays_become_a_batch_in_single_precision():
+    one = {name: value.numpy() for name, value in item("text", "audio", "image", "video").items()}
+    batch = collate_multimodal([{**one, "audio": one["audio"].astype(np.float64)}])
+    assert {name: value.dtype for name, value in batch.items()} == {
+        "text": torch.int64,
+        **dict.fromkeys(("audio", "image", "video"), torch.float32),
+    }
+    np.testing.assert_array_equal(batch["audio"][0], one["audio"])
+
+
+def test_items_that_could_not_be_read_are_left_out_and_counted():
+    items = [item("image"), None, item("image"), None, None]
+    batch = collate_multimodal(items)
+    assert torch.equal(batch["image"], torch.stack([items[0]["image"], items[2]["image"]]))
+    assert batch["dropped"] == 3
+
+
+def test_a_video_in_bytes_with_colours_at_the_wrong_place_is_named_as_it_came():
+    raw = {"video": torch.zeros(2, 3, 8, 16, 16, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=r"'video' has shape \(2, 3, 8, 16, 16\): expected \(B, T, 3, H, W\)"):
+        to_model_inputs(raw, OmniLatentConfig.tiny())
 
 
 @pytest.mark.parametrize("text", ["", "Hi", "Grüße, 世界 🌍", "a\tb\n"])

@@ -1,3 +1,5 @@
+import importlib
+import os
 from itertools import islice
 
 import pytest
@@ -12,6 +14,17 @@ from omnilatent.training.data import (
     build_dataloader,
 )
 
+CURIOUS_DECODER = """
+import sys
+from omnilatent.training.data.tasks import TaskDecoder, TaskResult
+
+
+class CuriousDecoder(TaskDecoder):
+    def __getitem__(self, task):
+        result = super().__getitem__(task)
+        loaded = str("transformers" in sys.modules)
+        return TaskResult({**result.columns, "path": [loaded] * len(result)}, result.skips)
+"""
 MEASURES = {"clip_duration": 1.0, "clip_stride": 0.5, "fps": 4, "video_size": 16, "image_size": 24}
 
 
@@ -173,6 +186,63 @@ def test_a_tokenizer_can_be_plugged_in(collection):
     assert text.shape == (39, 3) and set(text.unique().tolist()) == {0, 9}
 
 
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory, media):
+    """Two clips with 301 bytes of words, the last of which is an ö, and one with 5."""
+    folder = tmp_path_factory.mktemp("spoken")
+    media.write_video(folder / "a.mp4", seconds=2.0)
+    media.write_video(folder / "b.mp4", seconds=1.0)
+    (folder / "a.srt").write_text("00:00:00,000 --> 00:00:02,000\n" + "w" * 299 + "ö\n")
+    (folder / "b.srt").write_text("00:00:00,000 --> 00:00:02,000\nshort\n")
+    return folder
+
+
+def lengths(loader):
+    return [row.ne(0).sum().item() for batch in loader for row in batch["text"]]
+
+
+def test_text_has_the_length_that_the_config_allows(spoken):
+    for keywords, expected in (
+        ({}, 301),
+        ({"config": OmniLatentConfig.tiny(max_text_length=100)}, 100),
+        ({"config": OmniLatentConfig.tiny(max_text_length=100), "max_text_length": 120}, 120),
+    ):
+        collection = collect(spoken, clip_stride=1.0, **keywords)
+        loader = VideoLoader(collection, 3, shuffle=False, epochs=1)
+        assert lengths(loader) == [expected, expected, 5]
+        assert loader.skips.total == (0 if expected == 301 else 2)
+
+
+@pytest.mark.parametrize("limit", [5, 100, 299, 300])
+def test_a_text_that_is_cut_is_counted_with_path_and_reason(spoken, limit, caplog):
+    loader = VideoLoader(collect(spoken, clip_stride=1.0), 2, shuffle=False, epochs=1, max_text_length=limit)
+    longest = 299 if limit == 300 else limit  # half an ö is none
+    batches = list(loader)
+    assert lengths(batches) == [longest, longest, 5]
+    assert loader.skips.reasons == {f"text cut to {limit} tokens": 2} and loader.skips.clips == 0
+    assert [(skip.path.rpartition("/")[2], skip.time) for skip in loader.skips.examples] == [
+        ("a.mp4", 0.0),
+        ("a.mp4", 1.0),
+    ]
+    assert [batch["skipped"] for batch in batches] == [2, 2]
+    (record,) = caplog.records
+    assert f"a.mp4 at 0.00 s: text cut to {limit} tokens" in record.getMessage()
+
+
+def test_a_loader_may_have_a_seed_of_its_own(collection, long_videos):
+    own = VideoLoader(collection, 39, seed=8)
+    other = collect(long_videos, segment_duration=2.0, segments_per_task=2, seed=8)
+    assert clips_of(own, 1) == clips_of(VideoLoader(other, 39), 1) != clips_of(VideoLoader(collection, 39), 1)
+    assert own.state_dict()["seed"] == 8
+    assert clips_of(build_dataloader(collection, 39, seed=8), 1) == clips_of(VideoLoader(other, 39), 1)
+
+
+def test_batches_are_pinned_where_that_is_asked_for(collection, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1 if self.dtype == torch.long else self)
+    plain, pinned = (next(iter(VideoLoader(collection, 5, pin_memory=on)))["text"] for on in (False, True))
+    assert torch.equal(pinned, plain + 1)
+
+
 @pytest.fixture
 def damaged(tmp_path, media):
     """Two good videos among broken ones."""
@@ -251,6 +321,17 @@ def test_measures_come_from_the_config(long_videos):
 def test_workers_can_be_spawned(collection):
     loader = VideoLoader(collection, 5, num_workers=1, multiprocessing_context="spawn")
     assert_equal(next(iter(loader)), next(iter(VideoLoader(collection, 5))))
+    assert "OMNILATENT_NO_REGISTRATION" not in os.environ
+
+
+def test_spawned_workers_do_not_load_transformers(collection, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "curious_decoder.py").write_text(CURIOUS_DECODER)
+    curious = importlib.import_module("curious_decoder").CuriousDecoder
+    monkeypatch.setattr(collection, "decoder", lambda: curious(collection.spec))
+    for workers, loaded in ((0, "True"), (1, "False")):
+        loader = VideoLoader(collection, 5, num_workers=workers, multiprocessing_context="spawn")
+        assert next(iter(loader))["path"] == [loaded] * 5
 
 
 @pytest.mark.parametrize(

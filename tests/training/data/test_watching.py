@@ -60,21 +60,46 @@ def test_the_tokenizer_of_the_user_is_asked(long_videos):
     assert asked[0] == ("first", CONFIG.max_text_length)
 
 
-def test_a_damaged_clip_is_replaced_and_reported(tmp_path, media, caplog):
+@pytest.fixture
+def damaged(tmp_path, media):
+    """7 clips, of which the last are damaged, and 3 good ones."""
     path = media.write_video(tmp_path / "a.mkv", seconds=4.0)
     media.write_video(tmp_path / "b.mp4", seconds=2.0)
     path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
-    dataset = VideoWatchingDataset(tmp_path, CONFIG, clip_duration=1.0, clip_stride=0.5)
-    items = [dataset[i] for i in range(len(dataset))]
-    assert len(items) == 7 + 3
-    assert torch.equal(items[6]["video"], dataset[7]["video"])
-    assert dataset.skips.clips > 0
-    assert "Clip 6 cannot be read, the next good one replaces it" in caplog.text and "a.mkv" in caplog.text
+    return VideoWatchingDataset(tmp_path, CONFIG, clip_duration=1.0, clip_stride=0.5)
 
 
-def test_nothing_readable_is_an_error_and_no_endless_loop(tmp_path, media):
+def test_a_damaged_clip_is_none_and_reported_once(damaged, caplog):
+    items = [damaged[i] for i in range(len(damaged))]
+    lost = [number for number, item in enumerate(items) if item is None]
+    assert len(items) == 7 + 3 and lost and lost == list(range(lost[0], 7))
+    assert damaged.skips.clips == len(lost)
+    (record,) = caplog.records
+    assert "A clip cannot be read" in record.getMessage() and "a.mkv" in record.getMessage()
+
+
+def test_damaged_clips_are_left_out_of_a_batch_and_counted(damaged):
+    batch = collate_video_watching([damaged[5], damaged[6], damaged[7], damaged[8]])
+    kept = [item for item in (damaged[5], damaged[6], damaged[7], damaged[8]) if item is not None]
+    assert torch.equal(batch["video"], torch.stack([item["video"] for item in kept]))
+    assert batch["dropped"] == 4 - len(kept) > 0
+    assert len(batch["has_audio"]) == len(batch["has_text"]) == len(kept)
+    assert collate_video_watching([damaged[7]])["dropped"] == 0
+
+
+def test_a_batch_of_damaged_clips_alone_is_an_error(tmp_path, media):
     path = media.write_video(tmp_path / "a.mp4", seconds=3.0)
     dataset = VideoWatchingDataset(tmp_path, CONFIG)
     path.unlink()
-    with pytest.raises(NoUsableClipsError, match="None of 2 clips can be read"):
-        dataset[1]
+    with pytest.raises(NoUsableClipsError, match="None of the 2 items"):
+        collate_video_watching([dataset[0], dataset[1]])
+
+
+def test_a_text_that_is_too_long_is_cut_and_reported_once(tmp_path, media, caplog):
+    media.write_video(tmp_path / "a.mp4", seconds=3.0)
+    (tmp_path / "a.srt").write_text("00:00:00,000 --> 00:00:03,000\n" + "word " * 30)
+    dataset = VideoWatchingDataset(tmp_path, OmniLatentConfig.tiny(max_text_length=100))
+    assert [len(dataset[i]["text"]) for i in range(2)] == [100, 100]
+    assert dataset.skips.reasons == {"text cut to 100 tokens": 2}
+    (record,) = caplog.records
+    assert "a.mp4 at 0.00 s: text cut to 100 tokens" in record.getMessage()
