@@ -1,5 +1,6 @@
 """Any-to-any models of text, audio, images and video in the Hugging Face ecosystem."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -13,6 +14,8 @@ __version__ = "0.1.0.dev0"
 _PUBLIC = {
     "OmniLatentConfig": "configuration.configuration_omnilatent",
     "OmniLatentModel": "modeling_omni.omnilatent.modeling_omnilatent",
+    "LatentHookConfig": "modeling_omni.hooks.configuration_latent_hook",
+    "LatentNeuralHook": "modeling_omni.hooks.latent_neural_hook",
     "OmniLatentTokenizer": "processing.tokenization_omnilatent",
     "OmniLatentFeatureExtractor": "processing.feature_extraction_omnilatent",
     "OmniLatentImageProcessor": "processing.image_processing_omnilatent",
@@ -34,6 +37,7 @@ def __dir__():
     return sorted(__all__)
 
 
-from .registration import register  # noqa: E402  (needs the sub-packages' path, set above)
+if "OMNILATENT_NO_REGISTRATION" not in os.environ:  # set for the workers of a loader, which use no Auto class
+    from .registration import register  # needs the sub-packages' path, set above
 
-register()
+    register()

@@ -1,5 +1,6 @@
-"""Makes transformers' Auto classes and pipelines know our models and processors."""
+"""Makes transformers' Auto classes and pipelines, and PEFT, know what is ours."""
 
+from peft.utils import PeftType, register_peft_method
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -13,6 +14,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from .configuration.configuration_omnilatent import OmniLatentConfig
+from .modeling_omni.hooks import LatentHookConfig, LatentHookModel
 from .modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
 from .processing.feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .processing.image_processing_omnilatent import OmniLatentImageProcessor, OmniLatentImageProcessorPil
@@ -24,7 +26,7 @@ IMAGE_PROCESSORS = {"pil": OmniLatentImageProcessorPil, "torchvision": OmniLaten
 
 
 def register():
-    """Enter configs, models and processors. Doing it twice changes nothing."""
+    """Enter configs, models, processors and the adapter type. Doing it twice changes nothing."""
     AutoConfig.register(OmniLatentConfig.model_type, OmniLatentConfig, exist_ok=True)
     AutoModel.register(OmniLatentConfig, OmniLatentModel, exist_ok=True)
     AutoModelForMultimodalLM.register(OmniLatentConfig, OmniLatentModel, exist_ok=True)
@@ -36,3 +38,22 @@ def register():
     AutoImageProcessor.register(OmniLatentConfig, image_processor_classes=IMAGE_PROCESSORS, exist_ok=True)
     AutoVideoProcessor.register(OmniLatentConfig, OmniLatentVideoProcessor, exist_ok=True)
     AutoProcessor.register(OmniLatentConfig, OmniLatentProcessor, exist_ok=True)
+
+    register_latent_hooks()
+
+
+def register_latent_hooks():
+    """Make Latent Neural Hooks a PEFT method, "LATENT_HOOK", as LoRA is one."""
+    name = "LATENT_HOOK"
+    if name in PeftType.__members__:
+        return
+    # `register_peft_method` takes only members of PeftType, and an Enum cannot be extended. A member of a str Enum is a
+    # str with a name and a value which the class can look up; with that, pickle and copy give back this very object.
+    member = str.__new__(PeftType, name)
+    member._name_, member._value_, member.__objclass__ = name, name, PeftType
+    member._sort_order_ = len(PeftType)
+    type.__setattr__(PeftType, name, member)  # EnumType's own refuses names of members
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    register_peft_method(name=name.lower(), config_cls=LatentHookConfig, model_cls=LatentHookModel)

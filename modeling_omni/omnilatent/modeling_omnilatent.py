@@ -39,6 +39,7 @@ from .coordinates import AXES, CoordinateEmbedding
 from .decoders import DECODERS
 from .encoders import ENCODERS
 from .generation_omnilatent import OmniLatentGenerationMixin
+from .hook_registry import HookRegistryMixin
 from .outputs import OmniLatentOutput
 
 MAX_LOGIT_SCALE = 4.6052  # ln(100), CLIP's clamp
@@ -138,7 +139,7 @@ def accept_triple(forward):
     Any-to-any model of text, audio, images and video: one decoder-only backbone over sources and targets.
     """
 )
-class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
+class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin, HookRegistryMixin):
     r"""
     ```python
     >>> import torch

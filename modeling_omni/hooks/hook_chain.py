@@ -1,0 +1,95 @@
+"""What hooked layers of one stack hand to each other during one call."""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from .hook_masks import first_reach
+
+
+class HookChain:
+    """The slot through which the state of hooks passes from layer to layer.
+
+    It lives as long as one forward of the module that owns the layers, and is empty before and after, also when that
+    forward raises.
+
+    Attributes:
+        states: (B, N, D) of each adapter as the last hooked layer left it.
+        reads: (B, K) of each way of reading, found by the call's first hooked layer.
+        read_mask: (B, T) as given to the owner's forward as `hook_read_mask`.
+        adapter_names: adapter of each row of a mixed batch; `None`: the active adapters serve all rows.
+        owner_trains: whether that module is in training mode.
+        num_beams: how often a generation repeats each of those rows.
+    """
+
+    def __init__(self, owner: nn.Module):
+        self.adapter_names: list[str] | None = None
+        self.num_beams = 1
+        self.owner_trains = owner.training
+        self._empty()
+        self._handles = (
+            owner.register_forward_pre_hook(self._open, with_kwargs=True),
+            owner.register_forward_hook(self._close, always_call=True),
+        )
+
+    def _empty(self):
+        self.states: dict[str, torch.Tensor] = {}
+        self.reads: dict[str, torch.Tensor] = {}
+        self.read_mask: torch.Tensor | None = None
+
+    def _open(self, owner, args, kwargs):
+        self._empty()
+        self.owner_trains = owner.training
+        kwargs = dict(kwargs)
+        self.read_mask = kwargs.pop("hook_read_mask", None)
+        return args, kwargs
+
+    def _close(self, owner, args, output):
+        self._empty()
+
+    def read(self, setting: str, seen: torch.Tensor, cache: Cache | None, past: bool) -> torch.Tensor:
+        """The content that hooks read, (B, K).
+
+        The call's first hooked layer finds it; a generation keeps what it was when its cache was filled.
+
+        Args:
+            setting: see `LatentHookConfig.reads`.
+            seen: (B, T, K), what each position sees in this layer.
+            cache: keys of earlier content, if any.
+            past: whether the cache holds some.
+        """
+        if setting == "none":
+            return torch.zeros_like(seen[:, 0])
+        if setting not in self.reads:
+            kept = {} if cache is None else cache.__dict__.setdefault("latent_hook_reads", {})
+            if not past:
+                kept[setting] = self._begin_reading(setting, seen, cache)
+            elif setting not in kept:
+                raise ValueError(
+                    f"The cache was filled without hooks that read {setting!r}: start the generation anew."
+                )
+            self.reads[setting] = kept[setting]
+        read = self.reads[setting]
+        return nn.functional.pad(read, (0, seen.shape[2] - read.shape[1]))
+
+    def _begin_reading(self, setting: str, seen: torch.Tensor, cache: Cache | None) -> torch.Tensor:
+        if setting == "prefix":
+            return first_reach(seen)
+        if self.read_mask is not None:
+            if self.read_mask.shape != seen.shape[:2]:
+                raise ValueError(
+                    f"`hook_read_mask` has shape {tuple(self.read_mask.shape)}, expected {tuple(seen.shape[:2])}."
+                )
+            marked = nn.functional.pad(self.read_mask.bool(), (0, seen.shape[2] - seen.shape[1]))
+            return marked & seen.any(dim=1)  # padding is never read
+        if cache is None or self.owner_trains:
+            raise ValueError(
+                "Hooks with reads='prompt' need `hook_read_mask` (batch, length), True where the prompt is, unless "
+                "they generate with a cache."
+            )
+        return seen[:, -1]
+
+    def remove(self):
+        """Leave the owner's forward alone again."""
+        for handle in self._handles:
+            handle.remove()
