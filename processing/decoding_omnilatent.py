@@ -19,9 +19,10 @@ class OmniLatentDecoding:
             token_ids: Ids (length,) or (batch, length).
 
         Returns:
-            One string, or one for each row.
+            One string, or one for each row; no ids are an empty string.
         """
-        if np.ndim(token_ids[0]) == 1:
+        is_batch = np.ndim(token_ids) > 1 if len(token_ids) == 0 else np.ndim(token_ids[0]) == 1
+        if is_batch:
             return [self.decode_text(row) for row in token_ids]
         token_ids = torch.as_tensor(token_ids)
         markers = torch.tensor(self.tokenizer.convert_tokens_to_ids(list(self._target_markers().values())))

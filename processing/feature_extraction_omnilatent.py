@@ -154,8 +154,8 @@ class OmniLatentFeatureExtractor(SequenceFeatureExtractor):
         r"""
         Args:
             raw_speech: One clip or a list of clips. A clip is a waveform (S,) or (C, S) as array, tensor or list
-                (floats in [-1, 1] or whole numbers of 8, 16 or 32 bits), or a path, a URL or the bytes of a sound or
-                video file. Channels are averaged.
+                (floats in [-1, 1] or whole numbers of 8, 16 or 32 bits), a dict with such an `array` and its
+                `sampling_rate`, or a path, a URL or the bytes of a sound or video file. Channels are averaged.
             sampling_rate (`int`, *optional*): Rate of waveforms that are passed in, in Hz; files know theirs. `None`:
                 already `self.sampling_rate`.
             padding (`bool` or `str`, defaults to `True`): As in `SequenceFeatureExtractor.pad`.
@@ -202,25 +202,25 @@ class OmniLatentFeatureExtractor(SequenceFeatureExtractor):
             clip: A waveform or a file, as in `__call__`.
             sampling_rate (`int`, *optional*): Rate of a waveform, in Hz. `None`: `self.sampling_rate`.
         """
-        if is_media_source(clip):
-            clip, sampling_rate = read_audio(clip)
-        waveform = _as_mono(clip)
+        samples, sampling_rate = _samples_and_rate(clip, sampling_rate)
+        waveform = _as_mono(samples)
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             waveform = _resample(waveform, sampling_rate, self.sampling_rate)
         return waveform
 
     def fetch_audio(self, audio_url_or_urls, sampling_rate: int | None = None):
         """
-        Replace files in a clip or a (nested) list of clips by waveforms, decoded with PyAV and resampled.
+        Replace files, and dicts with an array and its rate, in a clip or a (nested) list of clips by resampled
+        waveforms. Files are decoded with PyAV.
 
         Args:
-            audio_url_or_urls: Files and waveforms; waveforms stay as they are.
+            audio_url_or_urls: Files, dicts and waveforms; waveforms stay as they are.
             sampling_rate (`int`, *optional*): Rate of the decoded waveforms in Hz. `None`: `self.sampling_rate`.
         """
-        if is_media_source(audio_url_or_urls):
-            waveform, rate = read_audio(audio_url_or_urls)
+        if _knows_its_rate(audio_url_or_urls):
+            samples, rate = _samples_and_rate(audio_url_or_urls)
             target = sampling_rate or self.sampling_rate
-            return _resample(_as_mono(waveform), rate, target).numpy()
+            return _resample(_as_mono(samples), rate, target).numpy()
         if isinstance(audio_url_or_urls, (list, tuple)) and not _is_number(audio_url_or_urls):
             return [self.fetch_audio(item, sampling_rate) for item in audio_url_or_urls]
         return audio_url_or_urls
@@ -284,7 +284,23 @@ def _as_clips(raw_speech) -> list:
 
 def _is_number(items) -> bool:
     """Whether a list holds samples, and not clips."""
-    return len(items) > 0 and np.ndim(items[0]) == 0 and not is_media_source(items[0])
+    return len(items) > 0 and np.ndim(items[0]) == 0 and not _knows_its_rate(items[0])
+
+
+def _knows_its_rate(clip) -> bool:
+    """Whether a clip is a file, or a row of a data set; a waveform says nothing about its rate."""
+    return is_media_source(clip) or isinstance(clip, dict)
+
+
+def _samples_and_rate(clip, sampling_rate: int | None = None):
+    """Samples (S,) or (C, S) of any kind of clip, and their rate in Hz; `sampling_rate` is that of a waveform."""
+    if is_media_source(clip):
+        return read_audio(clip)
+    if not isinstance(clip, dict):
+        return clip, sampling_rate
+    if not {"array", "sampling_rate"} <= clip.keys():
+        raise ValueError(f"A dict of sound needs 'array' and 'sampling_rate'; got {', '.join(map(repr, clip))}.")
+    return clip["array"], clip["sampling_rate"]
 
 
 def _as_mono(clip) -> torch.Tensor:

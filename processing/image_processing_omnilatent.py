@@ -10,7 +10,7 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .pixels import crop_to_mask, open_images, pad_to_largest, to_uint8
+from .pixels import CropThenResize, crop_to_mask, open_images, pad_to_largest, to_uint8
 
 
 class OmniLatentImageProcessorKwargs(ImagesKwargs, total=False):
@@ -21,11 +21,11 @@ class OmniLatentImageProcessorKwargs(ImagesKwargs, total=False):
     patch_size: int
 
 
-class _OmniLatentImages:
+class _OmniLatentImages(CropThenResize):
     """What does not depend on the backend: reading bytes, padding, counting tokens and the way back."""
 
     valid_kwargs = OmniLatentImageProcessorKwargs
-    resample = PILImageResampling.BICUBIC
+    resample = PILImageResampling.BILINEAR
     image_mean = [0.5, 0.5, 0.5]
     image_std = [0.5, 0.5, 0.5]
     size = {"height": 224, "width": 224}
@@ -85,8 +85,10 @@ class _OmniLatentImages:
 
 class OmniLatentImageProcessor(_OmniLatentImages, TorchvisionBackend):
     r"""
-    Resizes (224 x 224, bicubic), rescales to [0, 1] and normalises to [-1, 1]. With `do_resize=False` pictures keep
-    their sizes; a batch of different sizes is padded on the right and below and comes with `pixel_mask` (B, H, W).
+    Cuts out the largest middle square, resizes it (224 x 224, bilinear), rescales to [0, 1] and normalises to
+    [-1, 1]. For a `size` that is not square, the part that is cut out has its proportions. With `do_resize=False`
+    pictures keep their sizes; a batch of different sizes is padded on the right and below and comes with `pixel_mask`
+    (B, H, W).
 
     Reads PIL images, arrays, tensors, paths, URLs, base64 strings and the bytes of picture files.
 

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 MediaSource = str | Path | bytes
 
+# Demuxers of the formats we read. A playlist, or a text file that calls itself .mp4, would otherwise be followed to
+# whatever files and addresses it names.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,gif,wav,w64,aiff,au,caf,mp3,flac,aac,ac3,amr,wv"
+)
+# Streams without an index: their length is only known by reading them through
+_UNINDEXED = ("mpeg", "mpegts")
+# Seconds by which a video may be shorter than its header says
+_MISSING = 0.5
+
 AUDIO_CODECS = {".wav": "pcm_s16le", ".flac": "flac"}
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 
@@ -26,7 +36,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 class DecodedVideo(NamedTuple):
     """Frames at the times asked for, and what the file says about itself."""
 
-    frames: np.ndarray  # (T, H, W, 3) uint8, upright
+    frames: np.ndarray  # (T, H, W, 3) uint8, upright, with square pixels
     frames_indices: list[int]  # which of the file's frames each one is
     fps: float | None  # average rate of the file
     total_num_frames: int  # in the file, as far as it says; otherwise as many as were decoded
@@ -42,6 +52,54 @@ def describe(source) -> str:
     return f"{len(source)} bytes" if isinstance(source, (bytes, bytearray)) else repr(str(source))
 
 
+def open_container(source: "MediaSource | io.IOBase") -> "av.container.InputContainer":
+    """
+    Open a file or an open stream of bytes with PyAV, if it is of a format that holds its own sound and picture.
+
+    Raises:
+        av.error.FFmpegError: if it cannot be opened.
+    """
+    import av
+
+    if isinstance(source, (bytes, bytearray)):
+        source = io.BytesIO(source)
+    elif isinstance(source, (str, Path)) and "://" not in str(source):
+        source = f"file:{source}"  # otherwise FFmpeg takes what precedes a colon in a name for a protocol
+    # tags in a forgotten code page must not make a file unreadable
+    return av.open(source, "r", container_options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+
+
+def picture_of(container) -> "av.VideoStream | None":
+    """The first video stream that is no cover of an album."""
+    pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    return pictures[0] if pictures else None
+
+
+def start_of(stream) -> float:
+    """The time of a stream's first frame, in seconds."""
+    return 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
+
+
+def stated_duration(container, picture) -> float | None:
+    """Seconds of picture as the header says, `None` where it does not."""
+    import av
+
+    if container.format.name in _UNINDEXED:
+        return None
+    if picture.duration is not None:
+        return float(picture.duration * picture.time_base)
+    if container.duration is None:
+        return None
+    start = 0 if container.start_time is None else container.start_time / av.time_base
+    return container.duration / av.time_base - max(0.0, start_of(picture) - start)
+
+
+def end_of_packets(container, *streams) -> float:
+    """The time in seconds at which the last packet of these streams, or of all, ends. Nothing is decoded."""
+    packets = container.demux(*streams)
+    return float(max(((p.pts + (p.duration or 0)) * p.time_base for p in packets if p.pts is not None), default=0))
+
+
 @contextmanager
 def open_media(source: MediaSource):
     """
@@ -54,24 +112,24 @@ def open_media(source: MediaSource):
     import av
 
     try:
-        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else str(source)
-        with av.open(file) as container:
+        with open_container(source) as container:
             yield container
     except FileNotFoundError:
         raise
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+    except av.error.FFmpegError as error:
         raise ValueError(f"Cannot decode {describe(source)} as sound or video: {error}") from error
 
 
 def read_audio(source: MediaSource) -> tuple[np.ndarray, int]:
     """
-    Decode the first audio track of a sound or video file.
+    Decode the first audio track of a sound or video file. That of a video begins with its picture: silence comes
+    before a sound that starts later, and what is heard before the picture is left out.
 
     Returns:
         The waveform (C, S) float32 in [-1, 1], and its sampling rate in Hz.
 
     Raises:
-        ValueError: if the file cannot be decoded or has no sound.
+        ValueError: if the file cannot be decoded, or has no sound while its picture is shown.
     """
     import av
 
@@ -79,14 +137,25 @@ def read_audio(source: MediaSource) -> tuple[np.ndarray, int]:
         if not container.streams.audio:
             raise ValueError(f"{describe(source)} has no audio track.")
         stream = container.streams.audio[0]
+        picture = picture_of(container)
         to_float = av.AudioResampler(format="fltp")
-        chunks = [
-            converted.to_ndarray() for frame in container.decode(stream) for converted in to_float.resample(frame)
-        ]
+        chunks, delay = [], 0.0
+        for frame in container.decode(stream):
+            if not chunks and picture is not None and frame.time is not None:
+                delay = frame.time - start_of(picture)
+            chunks.extend(converted.to_ndarray() for converted in to_float.resample(frame))
         rate = stream.codec_context.sample_rate
     if not chunks:
         raise ValueError(f"The audio track of {describe(source)} is empty.")
-    return np.concatenate(chunks, axis=1), rate
+    waveform = _delayed(np.concatenate(chunks, axis=1), round(delay * rate))
+    if waveform.shape[1] == 0:
+        raise ValueError(f"The sound of {describe(source)} ends before its picture starts.")
+    return waveform, rate
+
+
+def _delayed(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """(C, S) with so many zeros before it, or, if negative, with so many samples cut off."""
+    return np.pad(waveform, ((0, 0), (samples, 0))) if samples >= 0 else waveform[:, -samples:]
 
 
 def has_audio(source: MediaSource) -> bool:
@@ -106,20 +175,22 @@ def read_video(source: MediaSource, fps: float | None = None, max_frames: int | 
         max_frames: Stop after this many.
 
     Raises:
-        ValueError: if the file has no picture, or if decoding fails before `max_frames` were reached.
+        ValueError: if the file has no picture, or if before `max_frames` were reached decoding fails, or ends more than
+            half a second before the time that the header states.
     """
-    frames, indices, decoded = [], [], 0
+    frames, indices, decoded, end = [], [], 0, 0.0
     with open_media(source) as container:
-        if not container.streams.video:
+        stream = picture_of(container)
+        if stream is None:
             raise ValueError(f"{describe(source)} has no video track.")
-        stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate) if stream.average_rate else None
+        pixel_aspect = float(stream.sample_aspect_ratio or 1)
         for decoded, (index, start, end, frame) in enumerate(_timed_frames(container, stream, rate), start=1):  # noqa: B007
             while max_frames is None or len(frames) < max_frames:
                 if fps is not None and len(frames) / fps >= end:
                     break
-                frames.append(_upright_rgb(frame))
+                frames.append(_upright_rgb(frame, pixel_aspect))
                 indices.append(index)
                 if fps is None:
                     break
@@ -127,7 +198,23 @@ def read_video(source: MediaSource, fps: float | None = None, max_frames: int | 
                 break
     if not frames:
         raise ValueError(f"The video track of {describe(source)} has no frames.")
+    if len(frames) != max_frames:
+        _refuse_truncated(source, end)
     return DecodedVideo(np.stack(frames), indices, rate, stream.frames or decoded)
+
+
+def _refuse_truncated(source, end: float) -> None:
+    """Raise a ValueError for a file whose frames end at `end` seconds, too long before the end that it states."""
+    with open_media(source) as container:
+        picture = picture_of(container)
+        stated = stated_duration(container, picture)
+        if stated is None or stated - end <= _MISSING:
+            return
+        # a whole file may have a sound that outlasts its picture, and its header tell the time of both together
+        if stated - (end_of_packets(container) - start_of(picture)) > _MISSING:
+            raise ValueError(
+                f"{describe(source)} is cut short: its picture ends at {end:.2f} s, and its header says {stated:.2f} s."
+            )
 
 
 def _timed_frames(container, stream, rate) -> Iterator[tuple[int, float, float, "av.VideoFrame"]]:
@@ -148,9 +235,12 @@ def _timed_frames(container, stream, rate) -> Iterator[tuple[int, float, float, 
         yield index, start, start + shown, frame
 
 
-def _upright_rgb(frame: "av.VideoFrame") -> np.ndarray:
-    """(H, W, 3) uint8, turned as the file's display matrix says."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90)).copy()
+def _upright_rgb(frame: "av.VideoFrame", pixel_aspect: float = 1.0) -> np.ndarray:
+    """(H, W, 3) uint8 with square pixels, where a stored one is `pixel_aspect` times as wide as high; turned upright."""
+    width = max(1, round(frame.width * pixel_aspect))
+    picture = frame.reformat(width=width, format="rgb24", interpolation="BILINEAR").to_ndarray()
+    # the display matrix tells a counter-clockwise turn in degrees, which is rot90's direction as well
+    return np.rot90(picture, k=round(frame.rotation / 90)).copy()
 
 
 def write_audio(path: str | Path, waveform, sampling_rate: int) -> None:

@@ -1,4 +1,4 @@
-"""What images and video share: reading bytes, padding a batch to one size, and the way back to 8 bits.
+"""What images and video share: reading bytes, cropping, padding a batch to one size, and the way back to 8 bits.
 
 Shapes: T frames, H and W pixels.
 """
@@ -37,6 +37,37 @@ def _open_image(source: str | Path | bytes) -> Image.Image:
         return load_image(str(source))
     except OSError as error:  # PIL's own errors are of this kind
         raise ValueError(f"Cannot decode {describe(source)} as a picture: {error}") from error
+
+
+class CropThenResize:
+    """
+    Resizing to a fixed height and width, for a processor of transformers: the picture keeps its proportions and loses
+    its ends, as in training.
+    """
+
+    def resize(self, image, size, *args, **kwargs):
+        """Cut (..., H, W) to the proportions of `size`, where that has both sides, and resize."""
+        if size.height and size.width:
+            image = crop_to_proportions(image, size.height, size.width)
+        return super().resize(image, size, *args, **kwargs)
+
+
+def crop_to_proportions(pixels, height: int, width: int):
+    """
+    The largest middle part of a picture with the proportions of another.
+
+    Args:
+        pixels: Tensor or array (..., H, W).
+        height, width: Of the other picture.
+
+    Returns:
+        A view (..., H', W') with `H' / W'` as near to `height / width` as whole pixels allow.
+    """
+    whole_height, whole_width = pixels.shape[-2:]
+    kept_height = min(whole_height, max(1, round(whole_width * height / width)))
+    kept_width = min(whole_width, max(1, round(whole_height * width / height)))
+    top, left = (whole_height - kept_height) // 2, (whole_width - kept_width) // 2
+    return pixels[..., top : top + kept_height, left : left + kept_width]
 
 
 def pad_to_largest(batch: list) -> tuple[list, list | None]:

@@ -18,25 +18,32 @@ from .tokenization_omnilatent import OmniLatentTokenizer
 from .video_processing_omnilatent import OmniLatentVideoProcessor, as_file_list
 
 # Each message's parts in order, one message per line; an answer, given or to come, is opened by the text marker.
-CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = (
+    f"""\
+{{%- set placeholders = { ({name: SPECIAL_TOKENS[f"{name}_token"] for name in (IMAGE, AUDIO, VIDEO)}) } -%}}
+{{%- set answer = '{SPECIAL_TOKENS["text_target_token"]}' + bos_token -%}}
+"""
+    + """\
 {%- for message in messages -%}
-{%- if loop.last and message['role'] == 'assistant' -%}{{ '<|to_text|>' + bos_token }}{%- endif -%}
+{%- if loop.last and message['role'] == 'assistant' -%}{{ answer }}{%- endif -%}
 {%- if message['content'] is string -%}{{ message['content'] }}
 {%- else -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- else -%}{{ '<|' + part['type'] + '|>' }}{%- endif -%}
+{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- else -%}{{ placeholders[part['type']] }}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- if not loop.last -%}{{ '\\n' }}{%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|to_text|>' + bos_token }}{%- endif -%}
+{%- if add_generation_prompt -%}{{ answer }}{%- endif -%}
 """
+)
 
 
 class OmniLatentProcessorKwargs(OmniModalProcessingKwargs, total=False):
     """
     target (`str`, *optional*, defaults to `"text"`): What the model is to produce: `"text"`, `"audio"`, `"image"` or
-        `"video"`. `None` writes no target. Text that comes alone is only tokenized unless a target is asked for.
+        `"video"`. `None` writes no target. Text that comes alone is only tokenized unless a target is asked for, and
+        the model reads it as plain causal text.
     """
 
     target: str | None
@@ -134,12 +141,17 @@ class OmniLatentProcessor(OmniModalProcessorMixin, OmniLatentDecoding):
         Where the text holds no `<|image|>`, `<|video|>` or `<|audio|>`, the placeholders of what was passed in are
         put before it, in this order; without text the sources stand alone.
 
+        Samples with several sources of a modality, and batches in which only some have one, are written as asked, for
+        models that read them. [`OmniLatentModel`] does not: it takes one source of a modality in each row, or in none,
+        and raises a ValueError for anything else.
+
         Args:
             images (*optional*): Picture or list of pictures: PIL, array, tensor, path, URL or bytes. A list of lists
                 gives each sample its own, which may be none.
             text (`str` or `list[str]`, *optional*): With several samples, one string for each.
             videos (*optional*): Video or list of videos: frames, path, URL or bytes; lists of lists as for images.
-            audio (*optional*): Clip or list of clips: waveform, path, URL or bytes; lists of lists as for images.
+            audio (*optional*): Clip or list of clips: waveform, dict with `array` and `sampling_rate`, path, URL or
+                bytes; lists of lists as for images.
             audio_from_video_indices (`list[int]`, *optional*): With `load_audio_from_video=True`, the video that each
                 clip belongs to, `None` for a clip of its own.
             kwargs: `target`, and the settings of the four parts.
@@ -147,7 +159,8 @@ class OmniLatentProcessor(OmniModalProcessorMixin, OmniLatentDecoding):
         Returns:
             [`BatchFeature`] with `input_ids`, `attention_mask` and `token_type_ids` (0 source, 1 target) of shape
             (batch, length), and of what was passed in `pixel_values`, `pixel_values_videos`, `input_features`, with
-            `pixel_mask`, `pixel_mask_videos`, `input_features_mask`.
+            `pixel_mask`, `pixel_mask_videos`, `input_features_mask`. Text alone, for which no target is asked, has no
+            `token_type_ids`: as a source it would be read in both directions.
 
         Raises:
             ValueError: for an unknown target, placeholders that do not match what was passed in, sizes that cannot be
@@ -161,13 +174,17 @@ class OmniLatentProcessor(OmniModalProcessorMixin, OmniLatentDecoding):
             audio_from_video_indices=audio_from_video_indices,
             **kwargs,
         )
-        if "input_ids" in inputs:
+        if "input_ids" in inputs and ("target" in kwargs or self._has_special_tokens(inputs["input_ids"])):
             inputs["token_type_ids"] = self._segments(inputs)
         return inputs
 
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "token_type_ids"]
+
+    def _has_special_tokens(self, input_ids) -> bool:
+        special = self.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS.values()))
+        return any(np.isin(np.asarray(row), special).any() for row in input_ids)
 
     def _segments(self, inputs):
         """`token_type_ids` in the type of `input_ids`: k from the k-th target marker on, 0 on padding."""

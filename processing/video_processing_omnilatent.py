@@ -12,7 +12,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
 from .media import describe, is_media_source, read_video
-from .pixels import crop_to_mask, pad_to_largest, to_uint8
+from .pixels import CropThenResize, crop_to_mask, pad_to_largest, to_uint8
 
 
 class OmniLatentVideoProcessorKwargs(VideosKwargs, total=False):
@@ -25,12 +25,13 @@ class OmniLatentVideoProcessorKwargs(VideosKwargs, total=False):
     tubelet_size: int
 
 
-class OmniLatentVideoProcessor(BaseVideoProcessor):
+class OmniLatentVideoProcessor(CropThenResize, BaseVideoProcessor):
     r"""
-    Samples frames, resizes (112 x 112, bicubic), rescales and normalises to [-1, 1]. Videos of different sizes or
-    lengths are padded at the end and come with `pixel_mask_videos` (B, T, H, W).
+    Samples frames, cuts out the largest middle part with the proportions of `size`, resizes it (112 x 112, bilinear),
+    rescales and normalises to [-1, 1]. Videos of different sizes or lengths are padded at the end and come with
+    `pixel_mask_videos` (B, T, H, W).
 
-    A file (path, URL or bytes) is decoded with PyAV, upright, at `fps` frames per second from its beginning: frame
+    A file (path, URL or bytes) is decoded with PyAV, upright and with square pixels, at `fps` frames per second from its beginning: frame
     `i` is the last one shown at or before `i / fps` seconds. It gives as many whole tubes as it fills, and at most
     `num_frames` frames, unless a call asks for `num_frames` or `fps`. Frames that are passed in (list of pictures,
     array or tensor (T, H, W, 3) or (T, 3, H, W)) are taken as they are, unless `video_metadata` gives their rate or
@@ -52,7 +53,7 @@ class OmniLatentVideoProcessor(BaseVideoProcessor):
     """
 
     valid_kwargs = OmniLatentVideoProcessorKwargs
-    resample = PILImageResampling.BICUBIC
+    resample = PILImageResampling.BILINEAR
     image_mean = [0.5, 0.5, 0.5]
     image_std = [0.5, 0.5, 0.5]
     size = {"height": 112, "width": 112}

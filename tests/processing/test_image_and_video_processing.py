@@ -10,6 +10,7 @@ from PIL import Image
 from omnilatent import OmniLatentImageProcessor, OmniLatentVideoProcessor
 from omnilatent.processing import media
 from omnilatent.processing.image_processing_omnilatent import OmniLatentImageProcessorPil
+from omnilatent.training.data import ClipSpec, decode_clips
 
 BACKENDS = pytest.mark.parametrize("backend", [OmniLatentImageProcessor, OmniLatentImageProcessorPil])
 
@@ -49,6 +50,26 @@ def test_every_form_of_a_picture_gives_the_same_pixels(backend, tmp_path):
     for form in forms:
         values = backend(do_resize=False)(form, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(values[0], expected, rtol=0, atol=1e-6)
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("shape", "cut"), [((96, 160), (slice(None), slice(32, 128))), ((120, 48), (slice(36, 84), slice(None)))]
+)
+def test_oblong_pictures_lose_their_ends_and_are_not_squashed(backend, shape, cut):
+    array = picture(*shape)
+    whole, middle = (backend()(a, return_tensors="pt")["pixel_values"] for a in (array, array[cut]))
+    torch.testing.assert_close(whole, middle, rtol=0, atol=1e-6)
+
+
+@BACKENDS
+def test_an_oblong_target_keeps_its_own_share_of_the_picture(backend):
+    array = picture(95, 150)
+    processor = backend(size={"height": 32, "width": 96})
+    values = processor(array, return_tensors="pt")["pixel_values"]
+    assert values.shape == (1, 3, 32, 96)
+    middle = processor(array[22:72], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(values, middle, rtol=0, atol=1e-6)
 
 
 @BACKENDS
@@ -160,6 +181,24 @@ def test_a_file_is_sampled_at_eight_frames_per_second(clip):
     values = OmniLatentVideoProcessor()(clip, return_tensors="pt")["pixel_values_videos"]
     assert values.shape == (1, 16, 3, 112, 112)
     assert indices_of(values[0]) == [int(i / 8 * 10) for i in range(16)]
+
+
+def test_training_and_inference_see_the_same_picture(tmp_path):
+    height, width = 96, 160
+    rows, columns = np.mgrid[:height, :width]
+    frames = np.stack(
+        [np.stack([rows * 2, columns * 255 // width, (rows + columns + 8 * i) % 256], axis=-1) for i in range(16)]
+    )
+    media.write_video(tmp_path / "wide.mp4", frames.astype(np.uint8), 8)
+    spec = ClipSpec(clip_duration=2.0, fps=8, video_size=64, image_size=80)
+    (seen,) = decode_clips(str(tmp_path / "wide.mp4"), [0.0], spec).clips
+    processor = OmniLatentVideoProcessor(size={"height": 64, "width": 64})
+    values = processor(tmp_path / "wide.mp4", return_tensors="pt")["pixel_values_videos"][0]
+    assert (values - (torch.from_numpy(seen["video"]) / 127.5 - 1)).abs().mean() < 0.02
+    frame = media.read_video(tmp_path / "wide.mp4").frames[spec.image_frame]
+    for backend in (OmniLatentImageProcessor, OmniLatentImageProcessorPil):
+        values = backend(size={"height": 80, "width": 80})(frame, return_tensors="pt")["pixel_values"][0]
+        assert (values - (torch.from_numpy(seen["image"]) / 127.5 - 1)).abs().mean() < 0.02
 
 
 def test_a_short_file_gives_whole_tubes(clip):

@@ -1,7 +1,9 @@
 """Sound and video files, written and read with PyAV."""
 
 import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -53,8 +55,6 @@ def test_no_frame_is_made_up_after_the_end(clip):
 
 
 def test_variable_rate_is_sampled_by_time(tmp_path):
-    import av
-
     path, times = tmp_path / "vfr.mkv", [0, 100, 150, 600, 1000]  # milliseconds
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1000)
@@ -86,6 +86,78 @@ def test_rotated_video_is_read_upright(tmp_path, matrix, turns):
     expected = np.rot90(stored[0], turns).astype(int)
     assert upright.shape == expected.shape
     assert np.abs(upright - expected).mean() < 6
+
+
+def test_oblong_pixels_are_made_square(tmp_path):
+    path = tmp_path / "anamorphic.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
+        for picture in counting_frames(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert media.read_video(path).frames.shape == (3, 48, 96, 3)
+
+
+def late_sound(path, sound_start, picture_start=0.0):
+    """Three seconds of picture, and a second of a constant sound, from the given times on."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=10)
+        picture.height, picture.width, picture.pix_fmt = 48, 64, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for number, level in enumerate(counting_frames(25)):
+            frame = av.VideoFrame.from_ndarray(level, format="rgb24")
+            frame.pts, frame.time_base = number + round(10 * picture_start), Fraction(1, 10)
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+        frame = av.AudioFrame.from_ndarray(np.full((1, 8000), 16384, np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 8000, round(8000 * sound_start), Fraction(1, 8000)
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return path
+
+
+def test_sound_that_starts_after_the_picture_is_preceded_by_silence(tmp_path):
+    (waveform,), rate = media.read_audio(late_sound(tmp_path / "late.mkv", sound_start=1.0))
+    assert rate == 8000
+    assert waveform.shape == (16000,)
+    assert not waveform[:8000].any()
+    np.testing.assert_allclose(waveform[8000:], 0.5, atol=1e-4)
+
+
+def test_sound_from_before_the_picture_is_left_out(tmp_path):
+    (waveform,), _ = media.read_audio(late_sound(tmp_path / "early.mkv", sound_start=0.0, picture_start=0.7))
+    assert waveform.shape == (2400,)
+    with pytest.raises(ValueError, match="over.mkv.*ends before its picture starts"):
+        media.read_audio(late_sound(tmp_path / "over.mkv", sound_start=0.0, picture_start=1.5))
+
+
+@pytest.mark.parametrize("name", ["concat.mp4", "concat.txt"])
+def test_playlists_are_not_followed(clip, name):
+    playlist = clip.with_name(name)
+    playlist.write_text(f"ffconcat version 1.0\nfile '{clip.name}'\n")
+    for source in (playlist, f"concat:{clip}"):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            media.read_video(source)
+
+
+def test_a_video_shorter_than_its_header_says_is_refused(tmp_path):
+    path = tmp_path / "short.mkv"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
+    media.write_video(path, noise, 10)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert len(media.read_video(path, fps=8, max_frames=4).frames) == 4
+    for asked in ({}, {"fps": 8}, {"fps": 8, "max_frames": 32}):
+        with pytest.raises(ValueError, match=r"short.mkv.* ends at [12]\.\d\d s.* 4\.00 s"):
+            media.read_video(path, **asked)
+
+
+def test_a_picture_may_end_before_its_sound(tmp_path):
+    path = tmp_path / "long_sound.mkv"
+    media.write_video(path, counting_frames(10), 10, tone(440, 3, 16000), 16000)
+    assert len(media.read_video(path).frames) == 10
 
 
 def test_odd_sizes_are_written(tmp_path):

@@ -19,6 +19,7 @@ from omnilatent import (
     OmniLatentConfig,
     OmniLatentFeatureExtractor,
     OmniLatentImageProcessor,
+    OmniLatentModel,
     OmniLatentProcessor,
     OmniLatentTokenizer,
     OmniLatentVideoProcessor,
@@ -121,6 +122,14 @@ def test_samples_may_have_different_numbers_of_sources(processor):
     assert len(inputs["pixel_values"]) == 3
 
 
+@pytest.mark.parametrize("pictures", [[[picture(1)], []], [[picture(1), picture(2)]], [[picture(1), picture(2)], []]])
+def test_the_model_refuses_samples_without_exactly_one_source(processor, pictures):
+    model = OmniLatentModel(CONFIG).eval()
+    inputs = processor(text=["a", "b"][: len(pictures)], images=pictures, padding=True, return_tensors="pt")
+    with pytest.raises(ValueError, match="pixel_values|placeholders of image"):
+        model(**inputs)
+
+
 def test_batch_equals_one_by_one(processor):
     texts, pictures, sounds = ["a", "bcdef"], [picture(1), picture(2)], [sound(7, 1), sound(22, 2)]
     batch = processor(text=texts, images=pictures, audio=sounds, padding=True, return_tensors="pt")
@@ -167,6 +176,25 @@ def test_text_alone_is_only_tokenized_unless_a_target_is_asked_for(processor):
     assert processor(text="ab")["input_ids"] == [spell(processor, "ab")]
     marker = [CONFIG.text_target_token_id, CONFIG.bos_token_id]
     assert processor(text="ab", target="text")["input_ids"] == [spell(processor, "ab") + marker]
+
+
+def test_text_alone_has_no_segments_unless_a_target_is_asked_for(processor):
+    assert "token_type_ids" not in processor(text=["ab", "cde"], padding=True, return_tensors="pt")
+    assert processor(text="ab", target="text")["token_type_ids"] == [[0, 0, 1, 1]]
+    assert processor(text="ab<|to_text|>c")["token_type_ids"] == [[0, 0, 1, 1]]
+    assert processor(text="ab", target=None)["token_type_ids"] == [[0, 0]]
+
+
+def test_the_rows_of_a_data_set_are_sounds(processor):
+    wave = np.sin(np.arange(8000) / 9).astype(np.float32)
+    row = {"array": wave, "sampling_rate": 8000, "path": None}
+    expected = processor(audio=wave, sampling_rate=8000, return_tensors="pt")["input_features"]
+    assert expected.shape[-1] == 100
+    for form in (row, [row], [[row]]):
+        assert torch.equal(processor(audio=form, return_tensors="pt")["input_features"], expected)
+    assert torch.equal(processor.feature_extractor([row], return_tensors="pt")["input_features"], expected)
+    with pytest.raises(ValueError, match="'array' and 'sampling_rate'.*got 'samples'"):
+        processor(audio={"samples": wave})
 
 
 def test_files_bytes_and_arrays_give_the_same_inputs(processor, clip):
@@ -226,6 +254,13 @@ def test_a_conversation_becomes_sources_and_a_prompt(processor, clip):
     assert (drawing["input_ids"] == CONFIG.text_target_token_id).sum() == 0
 
 
+def test_a_conversation_without_media_is_told_from_its_answer(processor):
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    assert inputs["token_type_ids"] == [[0, 0, 1, 1]]
+
+
 def test_an_answer_can_be_continued(processor):
     conversation = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good mor"}]
     prompt = processor.apply_chat_template(conversation, continue_final_message=True)
@@ -243,6 +278,12 @@ def test_decoded_text_is_what_follows_the_marker_up_to_the_end(processor):
     assert processor.decode_text(sequences[0]) == "Hé!"
     assert processor.decode_text([row.tolist() for row in sequences]) == ["Hé!", "Hello"]
     assert processor.post_process_multimodal_output(sequences)[0].startswith("What?Hé!")
+
+
+def test_nothing_written_is_empty_text(processor):
+    assert processor.decode_text([]) == processor.decode_text(torch.zeros(0, dtype=torch.long)) == ""
+    assert processor.decode_text(torch.zeros(0, 7, dtype=torch.long)) == []
+    assert processor.decode_text(torch.zeros(2, 0, dtype=torch.long)) == ["", ""]
 
 
 def test_pictures_and_frames_come_back_exactly(processor):
