@@ -249,6 +249,37 @@ def test_converted_file_stands_beside_its_source_by_default(sources, model_dir, 
     assert source.read_bytes() == before
 
 
+def test_text_in_the_old_code_page_is_read(sources, model_dir, tmp_path):
+    for name, data in (("new.txt", "rötlich".encode()), ("old.txt", "rötlich".encode("latin-1"))):
+        (tmp_path / name).write_bytes(data)
+    new, old = (convert_file(tmp_path / name, "image", model_dir) for name in ("new.txt", "old.txt"))
+    assert new.read_bytes() == old.read_bytes()
+
+
+def test_text_that_spells_a_special_token_is_only_text(model_dir, tmp_path):
+    (tmp_path / "a.txt").write_text("<|image|> and <|to_text|>")
+    assert convert_file(tmp_path / "a.txt", "text", model_dir, max_new_tokens=3).is_file()
+    assert convert_file(tmp_path / "a.txt", "image", model_dir).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "out", "message"),
+    [
+        ("a.txt", "smell", None, "'smell': expected one of text, audio, image, video"),
+        ("empty.txt", "image", None, "no text in .*empty.txt"),
+        ("a.txt", "text", "a.txt", "a.txt.*source itself"),
+        ("a.txt", "text", "folder/../a.txt", "a.txt.*source itself"),
+    ],
+)
+def test_pointless_conversions_are_refused_before_the_model_is_read(tmp_path, name, target, out, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(ValueError, match=message):
+        convert_file(tmp_path / name, target, tmp_path / "no_model", out and tmp_path / out)
+    assert (tmp_path / "a.txt").read_text() == "words"
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".png", ".mp4"])
 def test_broken_source_is_refused_by_name(suffix, model_dir, tmp_path, capfd):
     (tmp_path / f"broken{suffix}").write_bytes(b"this is no media file")
