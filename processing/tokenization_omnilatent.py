@@ -6,9 +6,9 @@ from transformers import TokenizersBackend
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ..configuration.configuration_omnilatent import ROOM_FOR_ADDED_TOKENS, OmniLatentConfig
-from ..configuration.modalities import SPECIAL_TOKENS
+from ..configuration.modalities import FIRST_BYTE_ID, SPECIAL_TOKENS
 
-FIRST_BYTE_ID = 3  # after padding, BOS and EOS
+
 NUM_TEXT_IDS = FIRST_BYTE_ID + 256
 DEFAULT_OFFSET = OmniLatentConfig.vocab_size + ROOM_FOR_ADDED_TOKENS  # where the default config has them
 

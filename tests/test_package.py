@@ -42,7 +42,6 @@ def in_package(path):
     return path if path.parts[0] == "omnilatent" else "omnilatent" / path
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_every_package_folder_is_listed_in_pyproject():
     folders = {".".join(in_package(path).parent.parts) for path in source_files()}
     assert folders == set(SETUPTOOLS["packages"])
