@@ -8,7 +8,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from ..configuration.configuration_omnilatent import ROOM_FOR_ADDED_TOKENS, OmniLatentConfig
 from ..configuration.modalities import FIRST_BYTE_ID, SPECIAL_TOKENS
 
-
 NUM_TEXT_IDS = FIRST_BYTE_ID + 256
 DEFAULT_OFFSET = OmniLatentConfig.vocab_size + ROOM_FOR_ADDED_TOKENS  # where the default config has them
 
