@@ -89,7 +89,7 @@ def run_demo(
     out: Path,
     num_videos: int = 480,
     num_held_out: int = 128,
-    minutes: float = 3.0,
+    minutes: float = 3.5,
     steps: int | None = None,
     seed: int = 0,
 ) -> None:

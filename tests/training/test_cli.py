@@ -131,6 +131,8 @@ def test_impossible_options_leave_with_2(argv, capsys):
 def test_mistakes_are_told_in_one_line(argv, told, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("omnilatent.training.runs.SYNTHETIC_VIDEOS", 3)
+    # a name that is no folder is looked for on the Hub, whose client would try again for minutes
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, _, error = run(capfd, *argv)
     assert code == 1
     line = error.splitlines()[-1]
