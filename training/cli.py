@@ -79,7 +79,11 @@ def _add_demo(commands):
     command.add_argument("--videos", type=_positive(int), default=480, metavar="N", help="video files to learn from")
     command.add_argument("--held-out", type=_positive(int), default=128, metavar="N", help="video files to judge by")
     command.add_argument(
-        "--minutes", type=_positive(float), default=3.5, metavar="MIN", help="training time; decides the steps"
+        "--minutes",
+        type=_positive(float),
+        default=3.5,
+        metavar="MIN",
+        help="most time for training; decides the steps",
     )
     command.add_argument(
         "--steps", type=_positive(int), metavar="N", help="optimiser steps (default: as many as fit in --minutes)"

@@ -206,9 +206,7 @@ def film_strip(frames: np.ndarray, count: int = 4) -> np.ndarray:
 
 def image_tag(pixels: np.ndarray, description: str, css_class: str = "") -> str:
     """(H, W, 3) uint8 as an <img>."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return f'<img class="{css_class}" alt="{description}" src="{_data_uri("image/png", buffer.getvalue())}">'
+    return f'<img class="{css_class}" alt="{description}" src="{_png(pixels)}">'
 
 
 def sound_tag(features, processor) -> str:
@@ -221,11 +219,20 @@ def sound_tag(features, processor) -> str:
 
 def video_tag(values, features, processor) -> str:
     """Video (3, T, H, W), with its sound (M, F) where there is some, as a <video> with controls."""
+    frames = processor.decode_video(values.transpose(0, 1))
     waveform = None if features is None else processor.decode_audio(features)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "video.mp4")
-        processor.save_video(path, processor.decode_video(values.transpose(0, 1)), waveform=waveform)
-        return f'<video controls loop src="{_data_uri("video/mp4", path.read_bytes())}"></video>'
+        processor.save_video(path, frames, waveform=waveform)
+        source = _data_uri("video/mp4", path.read_bytes())
+    poster = _png(frames[len(frames) // 2])
+    return f'<video controls loop preload="none" poster="{poster}" src="{source}"></video>'
+
+
+def _png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return _data_uri("image/png", buffer.getvalue())
 
 
 def _data_uri(kind, data):
