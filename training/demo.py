@@ -30,6 +30,7 @@ FPS = 4.0
 PIXELS = 64
 BATCH_SIZE = 8
 MOST_STEPS = 4000
+SLACK = 1.15  # training may take this much longer than the time it was planned for
 
 
 class GradientWatch(TrainerCallback):
@@ -113,10 +114,12 @@ def run_demo(
         make_small_world(folder, count, seed, split, DURATION, fps=FPS, pixels=PIXELS, num_workers=os.cpu_count() or 1)
     config = demo_config()
     clips = decode_clips(train_dir, config, seed)
+    callbacks = []
     if steps is None:
         steps = steps_within(clips, config, minutes * 60, seed)
+        callbacks = [_Deadline(SLACK * minutes * 60)]
     _say(begun, f"training on {len(clips)} clips for {steps} steps, {torch.get_num_threads()} threads")
-    train_model(clips, config, model_dir, steps, seed)
+    train_model(clips, config, model_dir, steps, seed, callbacks)
     _say(begun, "loading the saved model in a new process, judging it on the held-out videos")
     command = [sys.executable, "-m", "omnilatent.training.cli", "report", "--model", model_dir]
     command += ["--video-dir", held_out_dir, "--out", out / "report.html", "--clip-duration", str(DURATION)]
@@ -139,14 +142,16 @@ def decode_clips(folder: Path, config: OmniLatentConfig, seed: int) -> list[dict
     return items
 
 
-def train_model(clips, config: OmniLatentConfig, folder: Path, steps: int, seed: int) -> None:
+def train_model(clips, config: OmniLatentConfig, folder: Path, steps: int, seed: int, callbacks=()) -> None:
     """Run the curriculum; leave model, processor, log and what `GradientWatch` saw in the folder."""
     torch.manual_seed(seed)
     model = OmniLatentModel(config)
     watch = GradientWatch()
     args = _arguments(folder, steps, seed)
     processor = OmniLatentProcessor.from_config(config)
-    trainer = CurriculumTrainer(model, args, train_dataset=clips, processing_class=processor, callbacks=[watch])
+    trainer = CurriculumTrainer(
+        model, args, train_dataset=clips, processing_class=processor, callbacks=[watch, *callbacks]
+    )
     trainer.train()
     trainer.save_model()
     trainer.save_state()
@@ -172,6 +177,19 @@ def _arguments(folder, steps, seed, **settings):
         report_to=[],
         **settings,
     )
+
+
+class _Deadline(TrainerCallback):
+    """Ends training after so many seconds: other work on the machine may have slowed it since it was timed."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.end = time.perf_counter() + self.seconds
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= time.perf_counter() > self.end
 
 
 class _StepClock(TrainerCallback):
