@@ -33,7 +33,7 @@ from ..layers import Attention, MultiAxisRotary, RMSNorm, SwiGLU, TransformerBlo
 from ..layers.block import LayerScale
 from ..layers.kernels import get_mask_builder
 from ..layers.token_rows import take_rows
-from ..losses import LossWeights, contrastive_loss, ctc_readout_loss, masked_mse_loss, next_token_loss
+from ..losses import LossWeights, ctc_readout_loss, info_nce_loss, masked_mse_loss, next_token_loss
 from . import checks, sequence
 from .coordinates import AXES, CoordinateEmbedding
 from .decoders import DECODERS
@@ -582,7 +582,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin, Hook
 
     def _contrast(self, source_embeds, target_embeds):
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().squeeze()
-        losses = [contrastive_loss(source_embeds, embeds, scale) for embeds in target_embeds.values()]
+        losses = [info_nce_loss(source_embeds, embeds, scale) for embeds in target_embeds.values()]
         return torch.stack(losses).mean()
 
 
