@@ -1,11 +1,12 @@
 """What `forward` refuses. Shapes are always compared; values are looked at on the CPU, or where a look is due anyway."""
 
 import torch
-from transformers.utils import is_torchdynamo_compiling, logging, torch_compilable_check
+from transformers.utils import is_torchdynamo_compiling, logging
 
 from ...configuration import layout
 from ...configuration.configuration_omnilatent import OmniLatentConfig
 from ...configuration.modalities import SPECIAL_TOKENS, TENSOR_NAMES, TEXT
+from ..layers.value_checks import check_values
 
 logger = logging.get_logger(__name__)
 
@@ -73,7 +74,8 @@ def warn_of_unfilled(config: OmniLatentConfig, input_ids: torch.Tensor, sources:
 
 def check_text_length(config: OmniLatentConfig, index: torch.Tensor):
     """Raise a ValueError when a text goes beyond the config's maximum; `index` counts its tokens within a segment."""
-    torch_compilable_check(
-        (index < config.max_text_length + 2).all(),  # the marker and BOS are counted, and are no text
+    check_values(
+        index < config.max_text_length + 2,  # the marker and BOS are counted, and are no text
+        f"The model takes texts of at most {config.max_text_length} tokens.",
         lambda: f"A text of {int(index.max()) + 1} tokens, but the model takes at most {config.max_text_length}.",
     )

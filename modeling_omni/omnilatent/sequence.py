@@ -4,12 +4,12 @@ Shapes: B batch, T tokens.
 """
 
 import torch
-from transformers.utils import torch_compilable_check
 
 from ...configuration import layout
 from ...configuration.configuration_omnilatent import OmniLatentConfig
 from ...configuration.modalities import TENSOR_NAMES, TEXT
 from ..layers.token_rows import place_rows, take_rows
+from ..layers.value_checks import check_values
 from .coordinates import token_coordinates
 
 
@@ -81,8 +81,9 @@ class TokenGroup:
         else:
             expected = self.grid_mask.sum(dim=1)
         found = self.where.sum(dim=1)
-        torch_compilable_check(
-            (expected == found).all(),
+        check_values(
+            expected == found,
+            f"The sequence does not have as many {what} of {self.name} as its tensors make tokens.",
             lambda: (
                 f"The sequence has {found.tolist()} {what} of {self.name}, its tensors make "
                 f"{expected.tolist()} tokens; scattering anyway would pair pictures with the wrong rows."
