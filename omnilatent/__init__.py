@@ -16,6 +16,8 @@ _PUBLIC = {
     "OmniLatentModel": "modeling_omni.omnilatent.modeling_omnilatent",
     "LatentHookConfig": "modeling_omni.hooks.configuration_latent_hook",
     "LatentNeuralHook": "modeling_omni.hooks.latent_neural_hook",
+    "record_hooks": "modeling_omni.hooks.hook_recording",
+    "draw_hooks": "modeling_omni.hooks.hook_picture",
     "OmniLatentTokenizer": "processing.tokenization_omnilatent",
     "OmniLatentFeatureExtractor": "processing.feature_extraction_omnilatent",
     "OmniLatentImageProcessor": "processing.image_processing_omnilatent",

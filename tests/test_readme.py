@@ -1,4 +1,4 @@
-"""What README shows works as it stands there."""
+"""What README and the pages of the docs show works as it stands there."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,20 @@ from omnilatent.training import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = ("README.md", "docs/hooks.md")
+BLOCKS = [
+    (page, block)
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+]
 COMMANDS = re.findall(r"^omnilatent [^#\n]*", README, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_python_example_runs_in_an_empty_folder(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], f"README.md, example {number + 1}", "exec"), {"__name__": "example"})
+    page, block = BLOCKS[number]
+    exec(compile(block, f"{page}, example {number + 1}", "exec"), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -28,13 +34,13 @@ def test_there_are_examples_and_commands():
     assert len(BLOCKS) >= 4 and len(COMMANDS) >= 3
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/specification.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/hooks.md", "docs/specification.md"])
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/specification.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/hooks.md", "docs/specification.md"])
 def test_named_files_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(

@@ -1,5 +1,7 @@
 """What hooked layers of one stack hand to each other during one call."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -17,6 +19,9 @@ class HookChain:
         states: (B, N, D) of each adapter as the last hooked layer left it.
         reads: (B, K) of each way of reading, found by the call's first hooked layer.
         read_mask: (B, T) as given to the owner's forward as `hook_read_mask`.
+        given: states that came with the call, by adapter, see `HookStates`.
+        repeats: how often at most a generation repeats each of their rows.
+        joined: number of tokens of each adapter in the layer that runs now.
         adapter_names: adapter of each row of a mixed batch; `None`: the active adapters serve all rows.
         owner_trains: whether that module is in training mode.
         num_beams: how often a generation repeats each of those rows.
@@ -25,6 +30,9 @@ class HookChain:
     def __init__(self, owner: nn.Module):
         self.adapter_names: list[str] | None = None
         self.num_beams = 1
+        self.given: dict[str, torch.Tensor] = {}
+        self.repeats = 1
+        self.joined: dict[str, int] = {}
         self.owner_trains = owner.training
         self._empty()
         self._handles = (
@@ -36,16 +44,40 @@ class HookChain:
         self.states: dict[str, torch.Tensor] = {}
         self.reads: dict[str, torch.Tensor] = {}
         self.read_mask: torch.Tensor | None = None
+        self._made: list[tuple[object, tuple, object]] = []
+
+    def once(self, source: object, key: tuple, make: Callable):
+        """`make()`, made once in a call for this very `source` and this `key`: layers share what costs as much."""
+        for kept_source, kept_key, made in self._made:
+            if kept_source is source and kept_key == key:
+                return made
+        made = make()
+        self._made.append((source, key, made))
+        return made
 
     def _open(self, owner, args, kwargs):
         self._empty()
         self.owner_trains = owner.training
         kwargs = dict(kwargs)
+        if kwargs.get("hook_states") is not None:  # the model in between takes what is meant for it
+            raise ValueError("Give `hook_states` to the model that the hooks were attached to, not to a part of it.")
         self.read_mask = kwargs.pop("hook_read_mask", None)
         return args, kwargs
 
     def _close(self, owner, args, output):
         self._empty()
+
+    def begin(self, name: str, tokens: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+        """An adapter's hooks where they begin, (B, N, D): the states that came with the call, else its tokens (N, D)."""
+        batch, states = len(content), self.given.get(name)
+        if states is None:
+            return tokens.expand(batch, -1, -1)
+        states = states.to(content.device)
+        if states.ndim == 2:
+            return states.expand(batch, -1, -1)
+        if batch not in (len(states), len(states) * self.repeats):  # an encoder runs once for all beams
+            raise ValueError(f"`hook_states` for {name!r} has {len(states)} rows, this call has {batch}.")
+        return states.repeat_interleave(batch // len(states), dim=0)
 
     def read(self, setting: str, seen: torch.Tensor, cache: Cache | None, past: bool) -> torch.Tensor:
         """The content that hooks read, (B, K).

@@ -9,6 +9,9 @@ Shapes: B batch, T content queries, K content keys, N hook tokens. True = attend
 """
 
 import torch
+from torch.nn import functional as F
+
+from ..layers.gated_mask import GatedMask
 
 
 def compute_dtype(states: torch.Tensor) -> torch.dtype:
@@ -55,34 +58,46 @@ def reaches(seen: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
     return (seen | ~read.unsqueeze(1)).all(dim=-1)
 
 
-def join_masks(
-    mask: torch.Tensor,
-    hooks_see: torch.Tensor,
-    hooks_read: torch.Tensor,
-    may_attend: torch.Tensor,
-    log_gate: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """The additive mask of the joined sequence, (B, H or 1, N + T, N + K).
+class JoinedMask:
+    """The additive mask of the joined sequence, for all layers that differ in nothing but their gates.
 
     Args:
-        mask: the layer's own, (B or 1, H or 1, T, K).
-        hooks_see: (B, N, N), the hooks each hook sees.
+        mask: the layers' own, (B or 1, H or 1, T, K).
+        hooks_see: (B or 1, N, N), the hooks each hook sees.
         hooks_read: (B, N, K), the content each hook reads.
         may_attend: (B, T, N), the hooks each content position may see.
-        log_gate: (N,), added to the scores of content on hooks.
+        gate_of_hook: (N, gates), 1 at the gate of each hook.
+        dtype: what attention computes in.
     """
-    batch, queries, count = may_attend.shape
-    shape = (batch, mask.shape[1], queries, -1)
-    upper = additive(torch.cat([hooks_see, hooks_read], dim=-1), dtype).unsqueeze(1)
-    gated = torch.where(may_attend, log_gate.to(dtype), torch.finfo(dtype).min).unsqueeze(1)
-    lower = torch.cat([gated.expand(shape), additive(mask, dtype).expand(shape)], dim=-1)
-    return torch.cat([upper.expand(batch, mask.shape[1], count, -1), lower], dim=-2)
+
+    def __init__(
+        self,
+        mask: torch.Tensor,
+        hooks_see: torch.Tensor,
+        hooks_read: torch.Tensor,
+        may_attend: torch.Tensor,
+        gate_of_hook: torch.Tensor,
+        dtype: torch.dtype,
+    ):
+        batch, queries, count = may_attend.shape
+        keys, heads = mask.shape[-1], mask.shape[1]
+        upper = torch.cat([hooks_see.expand(batch, -1, -1), hooks_read], dim=-1).unsqueeze(1)
+        gated, mask = additive(may_attend, dtype).unsqueeze(1), additive(mask, dtype)
+        shape = (batch, heads, queries, -1)
+        lower = torch.cat([gated.expand(shape), mask.expand(shape)], dim=-1)
+        self.num_gated = count
+        self.open = torch.cat([additive(upper, dtype).expand(-1, heads, -1, -1), lower], dim=-2)  # gates of 1
+        self.gated = F.pad(may_attend.unsqueeze(1).to(dtype), (0, keys, count, 0))  # (B, 1, N + T, N + K)
+        self.gate_of_key = F.pad(gate_of_hook.to(dtype), (0, 0, 0, keys))  # (N + K, gates)
+
+    def with_gates(self, log_gates: torch.Tensor) -> GatedMask:
+        """The mask of a layer whose gates let log σ(b), (gates,), through."""
+        return GatedMask(self.open, self.gated, self.gate_of_key, log_gates, self.num_gated)
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0 where True and the type's lowest value where not; a mask that is additive already is kept within the type."""
     lowest = torch.finfo(dtype).min
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest)
+        return torch.where(mask, 0.0, torch.tensor(lowest, dtype=dtype))
     return mask.clamp(min=lowest).to(dtype)

@@ -3,16 +3,21 @@
 Shapes: B batch, T content tokens, K content keys, N hook tokens, D hidden size.
 """
 
+import functools
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional as F
 
+from ..layers.attention import Attention
 from .configuration_latent_hook import LatentHookConfig
 from .hook_cache import past_hooks, self_attention_cache
 from .hook_chain import HookChain
-from .hook_masks import compute_dtype, join_masks, own_mask, reaches, visible
+from .hook_masks import JoinedMask, compute_dtype, own_mask, reaches, visible
+from .hook_transform import transform
 from .hookable_layers import cache_index, forward_parameters, is_causal, layer_width
+from .kept_names import KeptNames
 
 TOKEN_STD = 0.02  # the usual scale of token embeddings
 BASE = "__base__"  # peft's name for rows of a mixed batch without an adapter
@@ -21,7 +26,7 @@ ROTARY = ("position_embeddings", "rotary")
 MERGE_REFUSAL = "Latent hooks cannot be merged or unmerged: they are tokens and not a change of weights; `unload()` takes them off."
 
 
-class LatentHookLayer(nn.Module, BaseTunerLayer):
+class LatentHookLayer(KeptNames, BaseTunerLayer):
     """A transformer layer whose sequence hook tokens join.
 
     The layer runs once over `[hooks; content]`. Content sees hook j with its attention score raised by log sigmoid(b),
@@ -51,6 +56,7 @@ class LatentHookLayer(nn.Module, BaseTunerLayer):
         self._parameter_names = forward_parameters(base_layer)
         self._cache_index = cache_index(base_layer)
         self._is_causal = is_causal(base_layer)
+        self._takes_gated_mask = any(isinstance(module, Attention) for module in base_layer.modules())
         # accelerate, too, puts a forward of its own on modules
         self._shadowed_forward = base_layer.__dict__.get("forward")
         base_layer.forward = self._forward_joined
@@ -120,10 +126,14 @@ class LatentHookLayer(nn.Module, BaseTunerLayer):
             return self._base_forward(*args, **kwargs)
         given = dict(zip(self._parameter_names, args)) | kwargs
         content = given[self._parameter_names[0]]
-        states = [self._state(name, content) for name in adapters]
-        count = sum(state.shape[1] for state in states)
+        states = self._states(adapters, content)
+        counts = tuple(state.shape[1] for state in states)
+        count = sum(counts)
+        self.chain.joined = dict(zip(adapters, counts))
+        if count == 0:  # a call brought states, and none of them
+            return self._base_forward(*args, **kwargs)
 
-        given["attention_mask"] = self._joined_mask(given, content, adapters, [state.shape[1] for state in states])
+        given["attention_mask"] = self._joined_mask(given, content, adapters, counts)
         given[self._parameter_names[0]] = torch.cat([*states, content], dim=1)
         self._make_room(given, count, content.shape[1])
         # arguments stay positional or keywords as they came: reentrant checkpointing depends on it
@@ -131,7 +141,7 @@ class LatentHookLayer(nn.Module, BaseTunerLayer):
         output = self._base_forward(*args, **given)
 
         joined = output[0] if isinstance(output, tuple) else output
-        *states, content = joined.split([*(state.shape[1] for state in states), content.shape[1]], dim=1)
+        *states, content = joined.split([*counts, content.shape[1]], dim=1)
         self.chain.states.update(zip(adapters, states))
         return (content, *output[1:]) if isinstance(output, tuple) else content
 
@@ -143,53 +153,75 @@ class LatentHookLayer(nn.Module, BaseTunerLayer):
         begun = {*self.chain.states, *self.latent_hook_tokens}  # a stack may skip the layer in which hooks begin
         return sorted({name for name in names if name in self.latent_hook_gate and name in begun})
 
-    def _state(self, name: str, content: torch.Tensor) -> torch.Tensor:
-        """An adapter's hooks on their way in: s + up(gelu(down(norm(s)))), (B, N, D)."""
-        state = self.chain.states.get(name)
-        if state is None:
-            state = self.latent_hook_tokens[name].expand(len(content), -1, -1)
-        if name in self.latent_hook_down:
-            down, up = self.latent_hook_down[name], self.latent_hook_up[name]
-            state = state.to(down.weight.dtype)
-            state = state + up(F.gelu(down(F.layer_norm(state, state.shape[-1:]))))
-        return state.to(content.dtype)
+    def _states(self, adapters: list[str], content: torch.Tensor) -> list[torch.Tensor]:
+        """The adapters' hooks on their way in, each (B, N, D)."""
+        states = {name: self._entering(name, content) for name in adapters}
+        alike: dict[tuple, list[str]] = {}
+        for name in adapters:
+            if name in self.latent_hook_down:
+                width = self.latent_hook_down[name].out_features
+                alike.setdefault((states[name].shape, width), []).append(name)
+        for names in alike.values():
+            downs, ups = [self.latent_hook_down[name] for name in names], [self.latent_hook_up[name] for name in names]
+            states.update(zip(names, transform([states[name] for name in names], downs, ups)))
+        return [states[name].to(content.dtype) for name in adapters]
 
-    def _joined_mask(self, given, content, adapters, counts) -> torch.Tensor:
-        batch, length = content.shape[:2]
+    def _entering(self, name: str, content: torch.Tensor) -> torch.Tensor:
+        """An adapter's hooks as the last hooked layer left them; in the first one, as they begin."""
+        state = self.chain.states.get(name)
+        return self.chain.begin(name, self.latent_hook_tokens[name], content) if state is None else state
+
+    def _joined_mask(self, given: dict, content: torch.Tensor, adapters: list[str], counts: tuple):
+        """The mask of this layer's joined sequence, (B, H or 1, N + T, N + K)."""
+        mask, length = given.get("attention_mask"), content.shape[1]
+        causal = given.get("is_causal", self._is_causal)
         cache = self_attention_cache(next((given[name] for name in CACHES if given.get(name) is not None), None))
         keys = length if cache is None else cache.get_mask_sizes(length, self._cache_index)[0]
-        mask = own_mask(given.get("attention_mask"), content, keys, given.get("is_causal", self._is_causal))
+        joined = self.chain.once(
+            mask,
+            ("mask", tuple((name, self.hook_reads[name]) for name in adapters), counts, length, keys, causal),
+            lambda: self._join(own_mask(mask, content, keys, causal), content, cache, adapters, counts),
+        )
+        gates = [self.latent_hook_gate[name] for name in adapters]
+        mask = joined.with_gates(F.logsigmoid((torch.cat(gates) if len(gates) > 1 else gates[0]).float()))
+        return mask if self._takes_gated_mask else mask.additive()
+
+    def _join(self, mask, content, cache, adapters, counts) -> JoinedMask:
+        batch, device = len(content), content.device
         seen = visible(mask).expand(batch, -1, -1)
         past = cache is not None and cache.get_seq_length(self._cache_index) > 0
-        reads = [self.chain.read(self.hook_reads[name], seen, cache, past) for name in adapters]
-        open_to = reaches(seen, torch.stack(reads).any(dim=0)).unsqueeze(-1)
+        settings = [self.hook_reads[name] for name in adapters]
+        reads = {setting: self.chain.read(setting, seen, cache, past) for setting in settings}
+        open_to = reaches(seen, functools.reduce(torch.logical_or, reads.values()))
 
-        served = self._rows_served(adapters, batch, content.device)
-        itself = torch.eye(len(adapters), dtype=torch.bool, device=content.device)
-        # from one entry per adapter to one per hook token
-        adapter = torch.repeat_interleave(torch.tensor(counts, device=content.device), output_size=sum(counts))
-        gates = torch.cat([self.latent_hook_gate[name] for name in adapters])
-        return join_masks(
+        # written down as lists, so that nothing waits for the device
+        of_hook = [name for name, count in zip(adapters, counts) for _ in range(count)]
+        gate_of_hook = torch.tensor([[name == other for other in adapters] for name in of_hook])
+        gate_of_hook = gate_of_hook.to(device, non_blocking=True)
+        hooks_see = torch.ones(1, len(of_hook), len(of_hook), dtype=torch.bool, device=device)
+        may_attend = open_to.unsqueeze(-1).expand(-1, -1, len(of_hook))
+        if self.chain.adapter_names is not None:
+            served = torch.tensor(self._rows_served(of_hook, batch), device=device).unsqueeze(1)
+            hooks_see = served | (gate_of_hook.unsqueeze(1) & gate_of_hook).any(dim=-1)
+            may_attend = may_attend & served
+        return JoinedMask(
             mask,
-            hooks_see=(served.unsqueeze(1) | itself)[:, adapter][:, :, adapter],
-            hooks_read=torch.stack(reads, dim=1)[:, adapter],
-            may_attend=(open_to & served.unsqueeze(1))[:, :, adapter],
-            log_gate=F.logsigmoid(gates.float())[adapter],
+            hooks_see=hooks_see,
+            hooks_read=torch.stack([reads[self.hook_reads[name]] for name in of_hook], dim=1),
+            may_attend=may_attend,
+            gate_of_hook=gate_of_hook,
             dtype=compute_dtype(content),
         )
 
-    def _rows_served(self, adapters, batch, device) -> torch.Tensor:
-        """Which rows of the batch each adapter serves: (B, adapters)."""
+    def _rows_served(self, of_hook: list[str], batch: int) -> list[list[bool]]:
+        """For each row of a mixed batch, the hook tokens that serve it."""
         rows = self.chain.adapter_names
-        if rows is None:
-            return torch.ones(batch, len(adapters), dtype=torch.bool, device=device)
         if batch not in (len(rows), len(rows) * self.chain.num_beams):  # an encoder runs once for all beams
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
                 f"{len(rows)} and {batch} respectively."
             )
-        served = torch.tensor([[row == name for name in adapters] for row in rows], device=device)
-        return served.repeat_interleave(batch // len(rows), dim=0)
+        return [[row == name for name in of_hook] for row in rows for _ in range(batch // len(rows))]
 
     def _make_room(self, given: dict, count: int, length: int):
         """Extend what comes along with the hidden states by `count` tokens at the head of the sequence."""
@@ -198,12 +230,19 @@ class LatentHookLayer(nn.Module, BaseTunerLayer):
                 given[name] = past_hooks(given[name], count)
         for name in ROTARY:
             if given.get(name) is not None:
-                given[name] = without_rotation(given[name], count)
+                cosines = given[name][0]
+                given[name] = self.chain.once(
+                    cosines, (name, count), functools.partial(without_rotation, given[name], count)
+                )
         if given.get("position_ids") is not None:
             given["position_ids"] = F.pad(given["position_ids"], (count, 0))
         cross = given.get("encoder_attention_mask")
         if cross is not None and cross.ndim == 4 and cross.shape[2] == length:
             given["encoder_attention_mask"] = torch.cat([cross[:, :, :1].expand(-1, -1, count, -1), cross], dim=2)
+
+
+def hooked_layers(model: nn.Module) -> list[LatentHookLayer]:
+    return [module for module in model.modules() if isinstance(module, LatentHookLayer)]
 
 
 def without_rotation(rotary, count: int):

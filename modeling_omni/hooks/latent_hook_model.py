@@ -9,12 +9,14 @@ from torch import nn
 from .configuration_latent_hook import LatentHookConfig
 from .hook_chain import HookChain
 from .hook_initialization import initial_tokens
+from .hook_states import HookStates
 from .hook_targets import find_targets
 from .hookable_layers import forward_parameters, is_causal, layer_width
-from .latent_hook_layer import BASE, MERGE_REFUSAL, LatentHookLayer
+from .latent_hook_layer import BASE, MERGE_REFUSAL, LatentHookLayer, hooked_layers
 
 PREFIX_LM_MODEL_TYPES = {"omnilatent"}  # their layers are causal in name; their sources see each other
 CHAIN = "latent_hook_chain"
+STATES = "latent_hook_states"
 
 
 class LatentHookModel(BaseTuner):
@@ -75,6 +77,8 @@ class LatentHookModel(BaseTuner):
         if chain is None:
             chain = HookChain(owner)
             setattr(owner, CHAIN, chain)
+        if STATES not in self.model.__dict__:
+            setattr(self.model, STATES, HookStates(self.model))
         if not isinstance(target, LatentHookLayer):
             target = LatentHookLayer(target, chain)
             self._replace_module(parent, target_name, target, target.base_layer)
@@ -153,10 +157,6 @@ class _AdapterNames:
         return args, {**kwargs, "adapter_names": [name for name in self.names for _ in range(beams)]}
 
 
-def hooked_layers(model: nn.Module) -> list[LatentHookLayer]:
-    return [module for module in model.modules() if isinstance(module, LatentHookLayer)]
-
-
 def owner_name(layer_name: str) -> str:
     """The module that runs a stack of layers: 'model.layers.3' -> 'model'."""
     parent, _, last = layer_name.rpartition(".")
@@ -173,8 +173,11 @@ def slides(config) -> bool:
 
 
 def remove_chains(model: nn.Module):
-    """Give stacks without hooked layers their own forward back."""
+    """Give models and stacks without hooked layers their own forward back."""
     for module in model.modules():
+        if STATES in module.__dict__ and not hooked_layers(module):
+            getattr(module, STATES).remove()
+            delattr(module, STATES)
         chain = module.__dict__.get(CHAIN)
         if chain is not None and not any(layer.chain is chain for layer in hooked_layers(module)):
             chain.remove()

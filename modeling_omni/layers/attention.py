@@ -5,8 +5,10 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from .gated_mask import GatedMask, gated_attention
 from .kernels import get_kernel
 from .norms import RMSNorm
+from .relative_bias import RelativeBias, bias_for_kernel
 from .rotary import apply_rotary
 
 
@@ -100,9 +102,9 @@ class Attention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         context: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | GatedMask | None = None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
-        position_bias: torch.Tensor | None = None,
+        position_bias: torch.Tensor | RelativeBias | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -112,7 +114,7 @@ class Attention(nn.Module):
             context: (B, K, context_size), keys and values. `None`: the queries themselves.
             attention_mask: as the kernel takes it, e.g. bool (B, 1, Q, K) with True = attend.
             rotary: cosines and sines from `MultiAxisRotary`, for queries and keys alike.
-            position_bias: (B or 1, H, Q, K), added to the scores.
+            position_bias: (B or 1, H, Q, K), added to the scores; or a `RelativeBias`, which some kernels look up.
             past_key_values: cache that holds earlier keys and values.
 
         Returns:
@@ -127,18 +129,13 @@ class Attention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:
-            kwargs["position_bias"] = position_bias
-        output, weights = get_kernel(self.kernel_name)(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.dropout if self.training else 0.0,
-            scaling=self.scaling,
-            is_causal=self.is_causal,
-            **kwargs,
-        )
+            kwargs["position_bias"] = bias_for_kernel(position_bias, self.kernel_name, query)
+        kwargs |= dict(dropout=self.dropout if self.training else 0.0, scaling=self.scaling, is_causal=self.is_causal)
+        if isinstance(attention_mask, GatedMask):
+            output, weights = gated_attention(self, self.kernel_name, query, key, value, attention_mask, **kwargs)
+        else:
+            kernel = get_kernel(self.kernel_name)
+            output, weights = kernel(self, query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
