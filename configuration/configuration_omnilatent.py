@@ -1,58 +1,19 @@
 """Configuration of OmniLatent, the any-to-any model of text, audio, images and video."""
 
-import difflib
-from dataclasses import fields
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig, PreTrainedConfig
-from transformers.utils import logging
+from transformers import PreTrainedConfig
 
+from .known_words import KnownWords
 from .modalities import SPECIAL_TOKENS
-
-logger = logging.get_logger(__name__)
 
 # Placeholder ids start this far above the vocabulary, so that `resize_token_embeddings` never runs into them.
 ROOM_FOR_ADDED_TOKENS = 1024
 
-# words of the specification's config that are settings of training: TrainingArguments is their home
-TRAINING_WORDS = {
-    "batch_size": "per_device_train_batch_size",
-    "learning_rate": "learning_rate",
-    "lr": "learning_rate",
-    "max_steps": "max_steps",
-    "total_steps": "max_steps",
-    "num_epochs": "num_train_epochs",
-    "mixed_precision": "bf16",
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "weight_decay": "weight_decay",
-    "warmup_steps": "warmup_steps",
-    "max_grad_norm": "max_grad_norm",
-    "grad_clip": "max_grad_norm",
-    "log_interval": "logging_steps",
-    "save_interval": "save_steps",
-    "seed": "seed",
-}
-
-# words that transformers itself hands to a config beside its fields
-_TRANSFORMERS_WORDS = {
-    "attn_implementation",
-    "auto_map",
-    "experts_implementation",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "per_layer_config",
-    "quantization_config",
-    "tie_last_hidden_states",
-    "torch_dtype",
-}
-
 
 @strict
-class OmniLatentConfig(PreTrainedConfig):
+class OmniLatentConfig(KnownWords, PreTrainedConfig):
     r"""
     Everything that decides the shape and the losses of an [`OmniLatentModel`]. The defaults are the model of about
     140 million parameters; `OmniLatentConfig.tiny()`, `.base()` and `.large()` are the presets.
@@ -189,7 +150,7 @@ class OmniLatentConfig(PreTrainedConfig):
                 if getattr(self, name) not in (default, kwargs[alias]):
                     raise ValueError(f"`{alias}` {kwargs[alias]} and `{name}` {getattr(self, name)} are one setting.")
                 setattr(self, name, kwargs.pop(alias))
-        self._refuse_unknown_words(kwargs)
+        self.refuse_unknown_words(kwargs)
         if self.intermediate_size is None:
             self.intermediate_size = 7 * self.hidden_size // 2
         if self.num_key_value_heads is None:
@@ -204,46 +165,6 @@ class OmniLatentConfig(PreTrainedConfig):
             self.special_token_offset = self.vocab_size + ROOM_FOR_ADDED_TOKENS
         self.validate_architecture()  # here as well, so that construction raises a plain ValueError
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict, **kwargs):
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(f"This is a config of model type {model_type!r}, not of {cls.model_type!r}.")
-        # A saved config may come from a newer version: what it says beyond our words is kept, and said.
-        unknown = {word: value for word, value in config_dict.items() if not cls._knows(word)}
-        if unknown:
-            logger.warning(f"This version of {cls.__name__} has no settings {sorted(unknown)}; they are kept unused.")
-        known = {word: value for word, value in config_dict.items() if word not in unknown}
-        result = super().from_dict(known, **kwargs)
-        config = result[0] if isinstance(result, tuple) else result
-        for word, value in unknown.items():
-            setattr(config, word, value)
-        return result
-
-    @classmethod
-    def _knows(cls, word: str) -> bool:
-        return (
-            word.startswith("_")
-            or word in {field.name for field in fields(cls)}
-            or word in cls.attribute_map
-            or word in _TRANSFORMERS_WORDS
-            or word in GenerationConfig._get_default_generation_params()
-        )
-
-    @classmethod
-    def _refuse_unknown_words(cls, words):
-        for word in words:
-            if word in TRAINING_WORDS:
-                raise ValueError(
-                    f"{word!r} is a setting of training, not of the model: pass it as "
-                    f"`TrainingArguments({TRAINING_WORDS[word]}=...)`."
-                )
-            if not cls._knows(word):
-                choices = [*(field.name for field in fields(cls)), *cls.attribute_map, *TRAINING_WORDS]
-                close = difflib.get_close_matches(word, choices, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{cls.__name__} has no setting {word!r}.{hint}")
 
     def validate_architecture(self):
         """Sizes that cannot work together. Runs at construction and before saving."""

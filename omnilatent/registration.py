@@ -14,8 +14,10 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from .configuration.configuration_omnilatent import OmniLatentConfig
+from .configuration.configuration_omninet import OmniNetConfig
 from .modeling_omni.hooks import LatentHookConfig, LatentHookModel
 from .modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
+from .modeling_omni.omninet.modeling_omninet import OmniNetModel
 from .processing.feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .processing.image_processing_omnilatent import OmniLatentImageProcessor, OmniLatentImageProcessorPil
 from .processing.processing_omnilatent import OmniLatentProcessor
@@ -38,6 +40,9 @@ def register():
     AutoImageProcessor.register(OmniLatentConfig, image_processor_classes=IMAGE_PROCESSORS, exist_ok=True)
     AutoVideoProcessor.register(OmniLatentConfig, OmniLatentVideoProcessor, exist_ok=True)
     AutoProcessor.register(OmniLatentConfig, OmniLatentProcessor, exist_ok=True)
+
+    AutoConfig.register(OmniNetConfig.model_type, OmniNetConfig, exist_ok=True)
+    AutoModel.register(OmniNetConfig, OmniNetModel, exist_ok=True)
 
     register_latent_hooks()
 

@@ -11,6 +11,8 @@ import torch
 from transformers.masking_utils import bidirectional_mask_function as everywhere
 from transformers.masking_utils import causal_mask_function as causal
 
+from .value_checks import check_values
+
 MaskFunction = Callable[[int, int, int, int], bool]
 
 
@@ -28,6 +30,55 @@ def segment_mask(segments: torch.Tensor) -> MaskFunction:
     return predicate
 
 
+def as_attention_mask(mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
+    """A mask in any of the usual shapes as bool, broadcastable to (B, H, Q, K).
+
+    Args:
+        mask: True or 1 = attend. (B, K) hides keys of a sample; (Q, K), (B, Q, K) and (B or 1, H or 1, Q or 1, K) tell
+            each query what it sees. Whole numbers and floats must be 0 or 1.
+
+    Raises:
+        ValueError: for another shape, for (N, N) where N is both the batch and the number of queries, so that it could
+            mean either, and for values other than 0 and 1, which may have been meant to be added to the scores.
+    """
+    shape = tuple(mask.shape)
+    by_query = mask.ndim == 2 and shape in ((queries, keys), (1, keys))
+    by_sample = mask.ndim == 2 and shape == (batch, keys)
+    if by_query and by_sample and batch > 1:
+        raise ValueError(
+            f"A mask of shape {shape} may be (batch, keys) or (queries, keys): give it as (batch, 1, 1, keys) or as "
+            "(1, 1, queries, keys)."
+        )
+    if mask.ndim == 4:
+        full = mask
+    elif mask.ndim == 3:
+        full = mask[:, None]
+    else:
+        full = mask[:, None, None] if by_sample and not by_query else mask[None, None]
+    fits = full.ndim == 4 and all(size in (1, whole) for size, whole in zip(full.shape, (batch, heads, queries)))
+    if not fits or full.shape[-1] != keys or (mask.ndim == 2 and not (by_query or by_sample)):
+        raise ValueError(
+            f"A mask of shape {shape} does not fit {batch} samples, {heads} heads, {queries} queries and {keys} keys: "
+            "expected (batch, keys), (queries, keys), (batch, queries, keys) or (batch, heads, queries, keys)."
+        )
+    if full.dtype == torch.bool:
+        return full
+    check_values((full == 0) | (full == 1), "A mask holds True or 1 where to attend, and False or 0 where not.")
+    return full != 0
+
+
+def zero_blind_queries(output: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """0 for the queries that no head lets see any key: what a projection's bias made of nothing.
+
+    Args:
+        output: (B, Q, D).
+        mask: bool, broadcastable to (B, H, Q, K), as `as_attention_mask` makes it.
+    """
+    if mask is None:
+        return output
+    return output.masked_fill(~mask.any(dim=-1).any(dim=1).unsqueeze(-1), 0)
+
+
 def all_keys_for(selected: torch.Tensor) -> MaskFunction:
     """Everything is visible to the queries marked True in `selected` (B, K), nothing to the others."""
 
@@ -37,4 +88,12 @@ def all_keys_for(selected: torch.Tensor) -> MaskFunction:
     return predicate
 
 
-__all__ = ["MaskFunction", "all_keys_for", "causal", "everywhere", "segment_mask"]
+__all__ = [
+    "MaskFunction",
+    "all_keys_for",
+    "as_attention_mask",
+    "causal",
+    "everywhere",
+    "segment_mask",
+    "zero_blind_queries",
+]

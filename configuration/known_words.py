@@ -1,0 +1,90 @@
+"""Configs that refuse misspelt settings; transformers' own keep unknown words without a word."""
+
+import difflib
+from dataclasses import fields
+
+from transformers import GenerationConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# words of the specifications' configs that are settings of training: TrainingArguments is their home
+TRAINING_WORDS = {
+    "batch_size": "per_device_train_batch_size",
+    "learning_rate": "learning_rate",
+    "lr": "learning_rate",
+    "max_steps": "max_steps",
+    "total_steps": "max_steps",
+    "num_epochs": "num_train_epochs",
+    "mixed_precision": "bf16",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "weight_decay": "weight_decay",
+    "warmup_steps": "warmup_steps",
+    "max_grad_norm": "max_grad_norm",
+    "grad_clip": "max_grad_norm",
+    "log_interval": "logging_steps",
+    "save_interval": "save_steps",
+    "seed": "seed",
+}
+
+# words that transformers itself hands to a config beside its fields
+TRANSFORMERS_WORDS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "tie_last_hidden_states",
+    "torch_dtype",
+}
+
+
+class KnownWords:
+    """Mixin in front of `PreTrainedConfig`: call `self.refuse_unknown_words(kwargs)` in `__post_init__`."""
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(f"This is a config of model type {model_type!r}, not of {cls.model_type!r}.")
+        # A saved config may come from a newer version: what it says beyond our words is kept, and said.
+        unknown = {word: value for word, value in config_dict.items() if not cls.knows(word)}
+        if unknown:
+            logger.warning(f"This version of {cls.__name__} has no settings {sorted(unknown)}; they are kept unused.")
+        known = {word: value for word, value in config_dict.items() if word not in unknown}
+        result = super().from_dict(known, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for word, value in unknown.items():
+            setattr(config, word, value)
+        return result
+
+    @classmethod
+    def knows(cls, word: str) -> bool:
+        return (
+            word.startswith("_")
+            or word in {field.name for field in fields(cls)}
+            or word in cls.attribute_map
+            or word in TRANSFORMERS_WORDS
+            or word in GenerationConfig._get_default_generation_params()
+        )
+
+    @classmethod
+    def refuse_unknown_words(cls, words):
+        """Raise a ValueError for a word that is no setting, with the one it may have been meant for."""
+        for word in words:
+            if cls.knows(word):
+                continue
+            if word in TRAINING_WORDS:
+                raise ValueError(
+                    f"{word!r} is a setting of training, not of the model: pass it as "
+                    f"`TrainingArguments({TRAINING_WORDS[word]}=...)`."
+                )
+            choices = [*(field.name for field in fields(cls)), *cls.attribute_map, *TRAINING_WORDS]
+            close = difflib.get_close_matches(word, choices, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{cls.__name__} has no setting {word!r}.{hint}")

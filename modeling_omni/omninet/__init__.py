@@ -1,0 +1,1 @@
+"""OmniNet: the aligner of vision, audio and text."""
