@@ -6,7 +6,7 @@ Each adapter learns the answer to one question that the frozen model cannot answ
 and stay as they are. Together they answer all three; without one of them its own answer is missing. They are saved one
 by one and loaded into a fresh model.
 
-A LoRA is attached before the hooks: peft attaches nothing to what is inside another adapter's layers.
+Hooks leave the names of what is in a layer alone, so that a LoRA may be attached before them or after.
 """
 
 import argparse

@@ -101,7 +101,7 @@ class HookChain:
                     f"The cache was filled without hooks that read {setting!r}: start the generation anew."
                 )
             self.reads[setting] = kept[setting]
-        read = self.reads[setting]
+        read = self.reads[setting].to(seen.device)
         return nn.functional.pad(read, (0, seen.shape[2] - read.shape[1]))
 
     def _begin_reading(self, setting: str, seen: torch.Tensor, cache: Cache | None) -> torch.Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .latent_hook_layer import LatentHookLayer
+from .latent_hook_layer import LATENT_HOOKS, LatentHookLayer
 
 
 @dataclass
@@ -70,7 +70,8 @@ def record_hooks(model: nn.Module) -> Iterator[list[HookRecord]]:
     [('layers.1', {'style': 4})]
     ```
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LatentHookLayer)}
+    hooks = {name: module for name, module in model.named_modules() if isinstance(module, LatentHookLayer)}
+    layers = {name.removesuffix(f".{LATENT_HOOKS}"): module for name, module in hooks.items()}
     if not layers:
         raise ValueError(f"{type(model).__name__} has no hooks to record.")
     records: list[HookRecord] = []
@@ -92,7 +93,7 @@ class _Recorder:
     def __init__(self, name: str, layer: LatentHookLayer, records: list[HookRecord]):
         self.name, self.layer, self.records = name, layer, records
         self.weights: torch.Tensor | None = None
-        base = layer.base_layer
+        base = layer.get_base_layer()
         self._handles = [
             base.register_forward_pre_hook(self._begin),
             base.register_forward_hook(self._end),

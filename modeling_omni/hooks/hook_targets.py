@@ -6,7 +6,7 @@ from torch import nn
 
 from .configuration_latent_hook import LatentHookConfig
 from .hookable_layers import takes_mask
-from .latent_hook_layer import LatentHookLayer
+from .latent_hook_layer import LATENT_HOOKS
 
 
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -16,8 +16,8 @@ def find_layers(model: nn.Module) -> dict[str, nn.Module]:
         if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{layer}.") for layer in layers):
             continue
         for index, member in enumerate(module):
-            if takes_mask(original(member)):
-                layers[f"{name}.{index}" if name else str(index)] = original(member)
+            if takes_mask(member):
+                layers[f"{name}.{index}" if name else str(index)] = member
     return layers
 
 
@@ -45,7 +45,7 @@ def find_targets(model: nn.Module, config: LatentHookConfig) -> dict[str, nn.Mod
 
 
 def named_targets(model: nn.Module, wanted: str | list[str]) -> dict[str, nn.Module]:
-    modules = {name: original(module) for name, module in model.named_modules() if not name.endswith(".base_layer")}
+    modules = {name: module for name, module in model.named_modules() if LATENT_HOOKS not in name.split(".")}
     if isinstance(wanted, str):
         found = {name: module for name, module in modules.items() if re.fullmatch(wanted, name)}
         missing = [] if found else [wanted]
@@ -62,8 +62,3 @@ def named_targets(model: nn.Module, wanted: str | list[str]) -> dict[str, nn.Mod
             f"{list(find_layers(model))}."
         )
     return found
-
-
-def original(module: nn.Module) -> nn.Module:
-    """A layer without the hooks on it."""
-    return module.base_layer if isinstance(module, LatentHookLayer) else module

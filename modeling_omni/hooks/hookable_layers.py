@@ -3,6 +3,7 @@
 import inspect
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 SIZED_BIASES = {"position_bias", "relative_position_bias", "rel_pos", "relative_pos", "alibi"}
 
@@ -31,7 +32,28 @@ def forward_parameters(layer: nn.Module) -> list[str]:
             f"{type(layer).__name__} takes no `attention_mask`, so that hooks could not be told who sees whom: target "
             "whole transformer layers."
         )
+    check_kernel(attention_config(layer))
     return [name for name in names if signature[name].kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def attention_config(layer: nn.Module) -> PreTrainedConfig | None:
+    """The config from which the layer's attention takes the name of its kernel, at each call."""
+    configs = (getattr(module, "config", None) for module in layer.modules())
+    return next((config for config in configs if isinstance(config, PreTrainedConfig)), None)
+
+
+def check_kernel(config: PreTrainedConfig | None):
+    """Refuse kernels that take no mask of scores, without which gates and who sees whom would be lost.
+
+    Raises:
+        ValueError: when the config names such a kernel.
+    """
+    name = getattr(config, "_attn_implementation", None) or ""
+    if name == "flex_attention" or "flash" in name:
+        raise ValueError(
+            f"Hooks need attention with a full mask, which {name!r} does not take: load the model with "
+            "attn_implementation='sdpa' or 'eager', or call `model.set_attn_implementation('sdpa')`."
+        )
 
 
 def takes_mask(layer: nn.Module) -> bool:

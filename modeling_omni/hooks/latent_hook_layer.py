@@ -4,9 +4,12 @@ Shapes: B batch, T content tokens, K content keys, N hook tokens, D hidden size.
 """
 
 import functools
+from contextlib import nullcontext
+from types import MethodType
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from accelerate.hooks import AlignDevicesHook
+from peft.tuners.tuners_utils import BaseTunerLayer, onload_layer
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,9 +19,9 @@ from .hook_cache import past_hooks, self_attention_cache
 from .hook_chain import HookChain
 from .hook_masks import JoinedMask, compute_dtype, own_mask, reaches, visible
 from .hook_transform import transform
-from .hookable_layers import cache_index, forward_parameters, is_causal, layer_width
-from .kept_names import KeptNames
+from .hookable_layers import attention_config, cache_index, check_kernel, forward_parameters, is_causal, layer_width
 
+LATENT_HOOKS = "latent_hooks"  # of a hooked layer, the child that holds its hooks
 TOKEN_STD = 0.02  # the usual scale of token embeddings
 BASE = "__base__"  # peft's name for rows of a mixed batch without an adapter
 CACHES = ("past_key_values", "layer_past")  # one thing, named differently by models
@@ -26,8 +29,8 @@ ROTARY = ("position_embeddings", "rotary")
 MERGE_REFUSAL = "Latent hooks cannot be merged or unmerged: they are tokens and not a change of weights; `unload()` takes them off."
 
 
-class LatentHookLayer(KeptNames, BaseTunerLayer):
-    """A transformer layer whose sequence hook tokens join.
+class LatentHookLayer(BaseTunerLayer, nn.Module):
+    """The hooks that join the sequence of one transformer layer.
 
     The layer runs once over `[hooks; content]`. Content sees hook j with its attention score raised by log sigmoid(b),
     which scales j's weight by sigmoid(b) before normalisation; scaling the tokens instead would be undone by the norm
@@ -36,31 +39,38 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
 
     The first hooked layer of a stack holds the tokens; each has its gates and its transforms.
 
-    `base_layer.forward` is shadowed rather than called from outside, so that forward hooks on the layer, which record
-    `output_hidden_states` for one, see content alone. Checkpointing wraps what is shadowed: recomputation starts from
-    the joined sequence and touches no state.
+    It is a child of that layer, named `latent_hooks`, and shadows the layer's `forward`. Nothing wraps the layer: all
+    that is in it keeps its name, can be saved and loaded as if there were no hooks, and other adapters find it. Forward
+    hooks on the layer, which record `output_hidden_states` for one, see content alone. Checkpointing wraps what is
+    shadowed: recomputation starts from the joined sequence and touches no state.
+
+    Args:
+        layer: the transformer layer.
+        chain: the slot of the stack that the layer belongs to.
     """
 
     adapter_layer_names = ("latent_hook_tokens", "latent_hook_gate", "latent_hook_down", "latent_hook_up")
     other_param_names = ("hook_reads",)
 
-    def __init__(self, base_layer: nn.Module, chain: HookChain):
+    def __init__(self, layer: nn.Module, chain: HookChain):
         super().__init__()
-        self.base_layer = base_layer
+        self._layer = (layer,)  # in a tuple it is not registered: it contains this module
         self.chain = chain
         self.latent_hook_tokens = nn.ParameterDict()
         self.latent_hook_gate = nn.ParameterDict()
         self.latent_hook_down = nn.ModuleDict()
         self.latent_hook_up = nn.ModuleDict()
         self.hook_reads: dict[str, str] = {}
-        self._parameter_names = forward_parameters(base_layer)
-        self._cache_index = cache_index(base_layer)
-        self._is_causal = is_causal(base_layer)
-        self._takes_gated_mask = any(isinstance(module, Attention) for module in base_layer.modules())
+        self._parameter_names = forward_parameters(layer)
+        self._attention_config = attention_config(layer)
+        self._cache_index = cache_index(layer)
+        self._is_causal = is_causal(layer)
+        self._takes_gated_mask = any(isinstance(module, Attention) for module in layer.modules())
         # accelerate, too, puts a forward of its own on modules
-        self._shadowed_forward = base_layer.__dict__.get("forward")
-        base_layer.forward = self._forward_joined
-        self.train(base_layer.training)
+        self._shadowed_forward = layer.__dict__.get("forward")
+        layer.forward = self._forward_joined
+        setattr(layer, LATENT_HOOKS, self)
+        self.train(layer.training)
 
     # --- its parameters ------------------------------------------------------------------------------------------
 
@@ -86,15 +96,26 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module):
         """What peft's `_move_adapter_to_device_of_base_layer` asks; a transformer layer has no weight of its own."""
-        weight = next((weight for weight in base_layer.parameters() if weight.is_floating_point()), None)
-        return (None, None) if weight is None else (weight.device, weight.dtype)
+        for module in base_layer.modules():
+            for weight in module.parameters(recurse=False):
+                if weight.is_floating_point():
+                    return execution_device(module) or weight.device, weight.dtype
+        return None, None
 
-    def release(self) -> nn.Module:
-        """The base layer as it was."""
-        del self.base_layer.forward
-        if self._shadowed_forward is not None:
-            self.base_layer.forward = self._shadowed_forward
-        return self.base_layer
+    def get_base_layer(self) -> nn.Module:
+        """The transformer layer."""
+        return self._layer[0]
+
+    def release(self):
+        """Leave the layer as it was."""
+        layer = self.get_base_layer()
+        if layer.__dict__.get("_old_forward") == self._forward_joined:  # accelerate has put its own forward on ours
+            layer._old_forward = self._shadowed_forward or MethodType(type(layer).forward, layer)
+        elif self._shadowed_forward is not None:
+            layer.forward = self._shadowed_forward
+        else:
+            del layer.forward
+        delattr(layer, LATENT_HOOKS)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise NotImplementedError(MERGE_REFUSAL)
@@ -102,38 +123,30 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
     def unmerge(self) -> None:
         raise NotImplementedError(MERGE_REFUSAL)
 
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)  # models ask their layers for an attention type and the like
-
     # --- its forward ---------------------------------------------------------------------------------------------
-
-    def forward(self, *args, **kwargs):
-        return self.base_layer(*args, **kwargs)
 
     def _base_forward(self, *args, **kwargs):
         if self._shadowed_forward is not None:
             return self._shadowed_forward(*args, **kwargs)
-        return type(self.base_layer).forward(self.base_layer, *args, **kwargs)
+        layer = self.get_base_layer()
+        return type(layer).forward(layer, *args, **kwargs)
 
     def _forward_joined(self, *args, **kwargs):
-        adapters = self._taking_part()
-        if not adapters:
-            return self._base_forward(*args, **kwargs)
         given = dict(zip(self._parameter_names, args)) | kwargs
         content = given[self._parameter_names[0]]
-        states = self._states(adapters, content)
-        counts = tuple(state.shape[1] for state in states)
+        adapters = self._taking_part(len(content))
+        if not adapters:
+            return self._base_forward(*args, **kwargs)
+        # nothing calls the dictionaries of parameters, so that accelerate would not load them
+        with onload_layer(self) if execution_device(self.latent_hook_gate) else nullcontext():
+            states = self._states(adapters, content)
+            counts = tuple(state.shape[1] for state in states)
+            if sum(counts) == 0:  # a call brought states, and none of them
+                return self._base_forward(*args, **kwargs)
+            given["attention_mask"] = self._joined_mask(given, content, adapters, counts)
         count = sum(counts)
         self.chain.joined = dict(zip(adapters, counts))
-        if count == 0:  # a call brought states, and none of them
-            return self._base_forward(*args, **kwargs)
 
-        given["attention_mask"] = self._joined_mask(given, content, adapters, counts)
         given[self._parameter_names[0]] = torch.cat([*states, content], dim=1)
         self._make_room(given, count, content.shape[1])
         # arguments stay positional or keywords as they came: reentrant checkpointing depends on it
@@ -145,11 +158,17 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
         self.chain.states.update(zip(adapters, states))
         return (content, *output[1:]) if isinstance(output, tuple) else content
 
-    def _taking_part(self) -> list[str]:
+    def _taking_part(self, batch: int) -> list[str]:
         """The adapters of this call in this layer, by name: the order of registration has no effect."""
         if self.disable_adapters:
             return []
-        names = self.active_adapters if self.chain.adapter_names is None else self.chain.adapter_names
+        rows = self.chain.adapter_names
+        if rows is not None and batch not in (len(rows), len(rows) * self.chain.num_beams):
+            raise ValueError(  # an encoder runs once for all beams
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(rows)} and {batch} respectively."
+            )
+        names = self.active_adapters if rows is None else rows
         begun = {*self.chain.states, *self.latent_hook_tokens}  # a stack may skip the layer in which hooks begin
         return sorted({name for name in names if name in self.latent_hook_gate and name in begun})
 
@@ -164,26 +183,29 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
         for names in alike.values():
             downs, ups = [self.latent_hook_down[name] for name in names], [self.latent_hook_up[name] for name in names]
             states.update(zip(names, transform([states[name] for name in names], downs, ups)))
-        return [states[name].to(content.dtype) for name in adapters]
+        return [states[name].to(content) for name in adapters]  # layers may be on different devices
 
     def _entering(self, name: str, content: torch.Tensor) -> torch.Tensor:
         """An adapter's hooks as the last hooked layer left them; in the first one, as they begin."""
         state = self.chain.states.get(name)
-        return self.chain.begin(name, self.latent_hook_tokens[name], content) if state is None else state
+        state = self.chain.begin(name, self.latent_hook_tokens[name], content) if state is None else state
+        return state.to(self.latent_hook_gate[name].device)
 
     def _joined_mask(self, given: dict, content: torch.Tensor, adapters: list[str], counts: tuple):
         """The mask of this layer's joined sequence, (B, H or 1, N + T, N + K)."""
+        check_kernel(self._attention_config)  # which may have been changed since
         mask, length = given.get("attention_mask"), content.shape[1]
         causal = given.get("is_causal", self._is_causal)
         cache = self_attention_cache(next((given[name] for name in CACHES if given.get(name) is not None), None))
         keys = length if cache is None else cache.get_mask_sizes(length, self._cache_index)[0]
         joined = self.chain.once(
             mask,
-            ("mask", tuple((name, self.hook_reads[name]) for name in adapters), counts, length, keys, causal),
+            (tuple((name, self.hook_reads[name]) for name in adapters), counts, length, keys, causal, content.device),
             lambda: self._join(own_mask(mask, content, keys, causal), content, cache, adapters, counts),
         )
         gates = [self.latent_hook_gate[name] for name in adapters]
-        mask = joined.with_gates(F.logsigmoid((torch.cat(gates) if len(gates) > 1 else gates[0]).float()))
+        gates = torch.cat(gates) if len(gates) > 1 else gates[0]
+        mask = joined.with_gates(F.logsigmoid(gates.to(content.device, torch.float32)))
         return mask if self._takes_gated_mask else mask.additive()
 
     def _join(self, mask, content, cache, adapters, counts) -> JoinedMask:
@@ -216,11 +238,6 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
     def _rows_served(self, of_hook: list[str], batch: int) -> list[list[bool]]:
         """For each row of a mixed batch, the hook tokens that serve it."""
         rows = self.chain.adapter_names
-        if batch not in (len(rows), len(rows) * self.chain.num_beams):  # an encoder runs once for all beams
-            raise ValueError(
-                "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(rows)} and {batch} respectively."
-            )
         return [[row == name for name in of_hook] for row in rows for _ in range(batch // len(rows))]
 
     def _make_room(self, given: dict, count: int, length: int):
@@ -239,6 +256,12 @@ class LatentHookLayer(KeptNames, BaseTunerLayer):
         cross = given.get("encoder_attention_mask")
         if cross is not None and cross.ndim == 4 and cross.shape[2] == length:
             given["encoder_attention_mask"] = torch.cat([cross[:, :, :1].expand(-1, -1, count, -1), cross], dim=2)
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """Where accelerate loads the weights of a module that it keeps elsewhere; `None` for any other module."""
+    hook = getattr(module, "_hf_hook", None)
+    return torch.device(hook.execution_device) if isinstance(hook, AlignDevicesHook) and hook.offload else None
 
 
 def hooked_layers(model: nn.Module) -> list[LatentHookLayer]:

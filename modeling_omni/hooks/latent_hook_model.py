@@ -12,7 +12,7 @@ from .hook_initialization import initial_tokens
 from .hook_states import HookStates
 from .hook_targets import find_targets
 from .hookable_layers import forward_parameters, is_causal, layer_width
-from .latent_hook_layer import BASE, MERGE_REFUSAL, LatentHookLayer, hooked_layers
+from .latent_hook_layer import BASE, LATENT_HOOKS, MERGE_REFUSAL, LatentHookLayer, hooked_layers
 
 PREFIX_LM_MODEL_TYPES = {"omnilatent"}  # their layers are causal in name; their sources see each other
 CHAIN = "latent_hook_chain"
@@ -79,14 +79,12 @@ class LatentHookModel(BaseTuner):
             setattr(owner, CHAIN, chain)
         if STATES not in self.model.__dict__:
             setattr(self.model, STATES, HookStates(self.model))
-        if not isinstance(target, LatentHookLayer):
-            target = LatentHookLayer(target, chain)
-            self._replace_module(parent, target_name, target, target.base_layer)
+        hooks = getattr(target, LATENT_HOOKS, None) or LatentHookLayer(target, chain)
         begun = any(adapter_name in layer.latent_hook_tokens for layer in hooked_layers(owner) if layer.chain is chain)
-        target.update_layer(adapter_name, peft_config, self._reads(peft_config, target.base_layer, self.model))
+        hooks.update_layer(adapter_name, peft_config, self._reads(peft_config, target, self.model))
         if not begun:
-            target.begin(adapter_name, peft_config.num_tokens, self._tokens)
-        target._move_adapter_to_device_of_base_layer(adapter_name)
+            hooks.begin(adapter_name, peft_config.num_tokens, self._tokens)
+        hooks._move_adapter_to_device_of_base_layer(adapter_name)
 
     def _reads(self, peft_config: LatentHookConfig, layer: nn.Module, model: nn.Module) -> str:
         config = getattr(model, "config", None)
@@ -98,11 +96,6 @@ class LatentHookModel(BaseTuner):
             )
         return reads
 
-    def _replace_module(self, parent, child_name, new_module, child) -> None:
-        if isinstance(child, LatentHookLayer):
-            child.release()
-        setattr(parent, child_name, new_module)
-
     # --- detaching -----------------------------------------------------------------------------------------------
 
     def _check_merge_allowed(self):
@@ -112,9 +105,11 @@ class LatentHookModel(BaseTuner):
         raise NotImplementedError(MERGE_REFUSAL)
 
     def unload(self) -> nn.Module:
-        model = super().unload()
-        remove_chains(model)
-        return model
+        """The base model without adapters: as with every tuner of peft, LoRAs on it come off, too."""
+        for hooks in hooked_layers(self.model):
+            hooks.release()
+        remove_chains(self.model)
+        return super().unload()
 
     # --- mixed batches -------------------------------------------------------------------------------------------
 
@@ -184,12 +179,11 @@ def remove_chains(model: nn.Module):
             delattr(module, CHAIN)
 
 
-def unwrap_bare_layers(model: nn.Module):
-    """Take the wrappers off layers that no adapter hooks any more."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, LatentHookLayer) and not layer.latent_hook_gate:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.release())
+def release_bare_layers(model: nn.Module):
+    """Give layers that no adapter hooks any more their own forward back."""
+    for hooks in hooked_layers(model):
+        if not hooks.latent_hook_gate:
+            hooks.release()
     remove_chains(model)
 
 

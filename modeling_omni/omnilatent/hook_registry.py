@@ -6,7 +6,7 @@ import weakref
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from ..hooks.latent_hook_model import hooked_layers, unwrap_bare_layers
+from ..hooks.latent_hook_model import hooked_layers, release_bare_layers
 from ..hooks.latent_neural_hook import LatentNeuralHook
 
 
@@ -44,7 +44,7 @@ class HookRegistryMixin:
         trainable = {parameter: parameter.requires_grad for parameter in self.parameters()}
         self.set_adapter(rest)  # deleting an active adapter would make another one active
         self.delete_adapter(name)
-        unwrap_bare_layers(self)
+        release_bare_layers(self)
         for parameter in self.parameters():
             parameter.requires_grad_(trainable[parameter])
 

@@ -26,7 +26,7 @@ from omnilatent import LatentHookConfig
 
 SYMBOLS, LENGTH, BATCH = 16, 8, 32
 PARTNERS = torch.randperm(SYMBOLS, generator=torch.Generator().manual_seed(5))  # the new rule: a symbol's partner
-LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 def most_frequent(prompt: torch.Tensor) -> torch.Tensor:

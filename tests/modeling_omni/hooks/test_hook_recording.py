@@ -56,7 +56,7 @@ def test_weights_are_those_of_the_formula(base):
     layer = base.model.layers[1]
     ids = torch.tensor([[5], [8]])
     with torch.no_grad(), record_hooks(model) as records:
-        layer.latent_hook_gate["style"].fill_(-1.5)
+        layer.latent_hooks.latent_hook_gate["style"].fill_(-1.5)
         content = base.model.layers[0](
             base.model.embed_tokens(ids),
             position_embeddings=base.model.rotary_emb(torch.zeros(1), torch.zeros(1, 1, dtype=torch.long)),
@@ -65,11 +65,11 @@ def test_weights_are_those_of_the_formula(base):
         model(ids)
     (record,) = records
     with torch.no_grad():
-        joined = torch.cat([layer.latent_hook_tokens["style"].expand(BATCH, -1, -1), content], dim=1)
+        joined = torch.cat([layer.latent_hooks.latent_hook_tokens["style"].expand(BATCH, -1, -1), content], dim=1)
         mask = torch.zeros(4, 4, dtype=torch.float64)
         mask[:3, 3] = -torch.inf  # causal: hooks read nothing
         mask[3, :3] = torch.nn.functional.logsigmoid(torch.tensor(-1.5, dtype=torch.float64))
-        expected = weights_by_hand(layer.base_layer, joined, mask)
+        expected = weights_by_hand(layer, joined, mask)
     torch.testing.assert_close(record.reads.double(), expected[:, :, :3], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(record.readers.double(), expected[:, :, 3:, :3], rtol=1e-5, atol=1e-6)
     assert record.gates["style"] == pytest.approx(torch.sigmoid(torch.tensor(-1.5)).item())
@@ -108,7 +108,7 @@ def test_several_adapters_stand_in_one_record_by_name(base, ids):
     model.add_adapter("facts", LatentHookConfig(**{**OPEN, "num_tokens": 2}, layers_to_transform=[1, 2]))
     model.base_model.set_adapter(["style", "facts"])
     with torch.no_grad():
-        base.model.layers[1].latent_hook_gate["facts"].fill_(-60.0)
+        base.model.layers[1].latent_hooks.latent_hook_gate["facts"].fill_(-60.0)
         with record_hooks(model) as records:
             model(ids, hook_states={"facts": torch.randn(4, WIDTH)})
     assert [record.tokens for record in records] == [{"style": 3}, {"facts": 4, "style": 3}, {"facts": 4}]

@@ -278,7 +278,7 @@ def test_what_makes_the_states_receives_gradients(base, ids, reentrant):
         return [p.grad.clone() for p in [*encoder.parameters(), *model.parameters()] if p.grad is not None]
 
     plain = gradients()
-    assert plain[0].abs().sum() > 0 and base.model.layers[0].latent_hook_tokens["facts"].grad is None
+    assert plain[0].abs().sum() > 0 and base.model.layers[0].latent_hooks.latent_hook_tokens["facts"].grad is None
     if reentrant is not None:
         for found, expected in zip(gradients(use_reentrant=reentrant), plain, strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=0)

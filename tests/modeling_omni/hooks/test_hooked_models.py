@@ -237,7 +237,7 @@ def test_a_sliding_encoder_reads_nothing_by_default():
     config = transformers.ModernBertConfig(**TOWER, vocab_size=99, pad_token_id=0, global_attn_every_n_layers=2)
     base = transformers.ModernBertModel(config)
     get_peft_model(base, LatentHookConfig())
-    assert {setting for layer in base.layers for setting in layer.hook_reads.values()} == {"none"}
+    assert {setting for layer in base.layers for setting in layer.latent_hooks.hook_reads.values()} == {"none"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from omnilatent import LatentHookConfig, OmniLatentTokenizer
-from omnilatent.modeling_omni.hooks import LatentHookLayer
 from omnilatent.modeling_omni.hooks.hook_masks import own_mask
 from omnilatent.registration import register_latent_hooks
 
@@ -92,7 +91,7 @@ def test_every_field_of_the_config_has_help():
 )
 def test_layers_are_named_by_regex_list_or_index(base, settings, expected):
     get_peft_model(base, hook(**settings))
-    assert [i for i, layer in enumerate(base.model.layers) if isinstance(layer, LatentHookLayer)] == expected
+    assert [i for i, layer in enumerate(base.model.layers) if hasattr(layer, "latent_hooks")] == expected
 
 
 def test_one_config_serves_models_of_any_width():
@@ -106,7 +105,7 @@ def test_the_state_passes_over_layers_that_are_not_hooked(base, ids):
     model = get_peft_model(base, hook(layers_to_transform=[0, 2])).eval()
     before = logits(model, ids)
     with torch.no_grad():
-        base.model.layers[2].latent_hook_gate["default"].fill_(-30.0)  # layer 2 no longer hears its hooks
+        base.model.layers[2].latent_hooks.latent_hook_gate["default"].fill_(-30.0)  # layer 2 no longer hears its hooks
     assert not torch.allclose(logits(model, ids), before, atol=1e-4)
 
 
@@ -130,7 +129,7 @@ def test_several_hooks_see_each_other(base, ids):
     model = get_peft_model(base, hook(layers_to_transform=[0, 1]), adapter_name="one")
     model.add_adapter("two", hook(layers_to_transform=[0]))
     with torch.no_grad():
-        base.model.layers[0].latent_hook_gate["two"].fill_(-60.0)
+        base.model.layers[0].latent_hooks.latent_hook_gate["two"].fill_(-60.0)
     one = logits(model.eval(), ids)
     model.base_model.set_adapter(["one", "two"])
     assert not torch.allclose(logits(model, ids), one, atol=1e-5)
@@ -170,8 +169,9 @@ def test_rows_of_a_batch_may_have_different_adapters(base, ids):
     torch.testing.assert_close(logits(model, ids), two, rtol=0, atol=0)
     with pytest.raises(ValueError, match="three"):
         logits(model, ids, adapter_names=["one", "three", "two", "one"])
-    with pytest.raises(ValueError, match="2 and 4"):
-        logits(model, ids, adapter_names=["one", "two"])
+    for names in (["one", "two"], ["__base__", "__base__"]):
+        with pytest.raises(ValueError, match="2 and 4"):
+            logits(model, ids, adapter_names=names)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -249,7 +249,7 @@ def test_hooks_start_from_text(tokenizer):
     get_peft_model(base, config)
     ids = torch.tensor([100, 101, 102, 100, 101])  # the byte-level tokenizer's "abcab"
     expected = base.get_input_embeddings().weight[ids]
-    tokens = base.bert.encoder.layer[0].latent_hook_tokens["default"]
+    tokens = base.bert.encoder.layer[0].latent_hooks.latent_hook_tokens["default"]
     torch.testing.assert_close(tokens.detach(), expected, rtol=0, atol=0)
 
 
@@ -257,7 +257,7 @@ def test_hooks_start_from_states_and_load_without_them(base, ids, tmp_path):
     states, path = torch.randn(3, 24), tmp_path / "states.safetensors"
     save_file({"states": states}, path)
     model = get_peft_model(copy.deepcopy(base), hook(init="states", init_states_path=str(path))).eval()
-    tokens = model.base_model.model.model.layers[0].latent_hook_tokens["default"]
+    tokens = model.base_model.model.model.layers[0].latent_hooks.latent_hook_tokens["default"]
     torch.testing.assert_close(tokens.detach(), states, rtol=0, atol=0)
     model.save_pretrained(tmp_path)
     path.unlink()
@@ -328,6 +328,20 @@ def test_kernels_agree(base, ids, kernel):
 def test_a_kernel_without_a_full_mask_is_refused(mask):
     with pytest.raises(ValueError, match="sdpa"):
         own_mask(mask, torch.zeros(2, 5, 3), keys=5, causal=True)
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "kernels-community/flash-attn3", "flex_attention"])
+def test_kernels_without_a_full_mask_are_refused_early_and_when_set_later(base, ids, kernel):
+    base.config._attn_implementation = kernel  # setting it properly asks for the package
+    names = list(base.state_dict())
+    with pytest.raises(ValueError, match=f"{kernel}.*'sdpa'"):
+        base.add_adapter(hook())
+    assert list(base.state_dict()) == names and not base._hf_peft_config_loaded
+    base.config._attn_implementation = "sdpa"
+    base.add_adapter(hook())
+    base.config._attn_implementation = kernel
+    with pytest.raises(ValueError, match=f"{kernel}.*'sdpa'"):
+        base(ids)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -474,4 +488,4 @@ def test_a_hook_teaches_a_frozen_model(ids):
         loss.backward()
         optimizer.step()
     assert losses[0] > 4.5 and losses[-1] < 3.3, (losses[0], losses[-1])  # knowing nothing costs ln(99) = 4.6
-    assert all(layer.latent_hook_gate["default"] > -4.0 for layer in base.model.layers)
+    assert all(layer.latent_hooks.latent_hook_gate["default"] > -4.0 for layer in base.model.layers)

@@ -71,7 +71,7 @@ def test_the_specifications_call_registers_eight_tokens_in_six_layers():
     model.register_hook(hook)
     names = [name for name, _ in model.named_parameters() if "latent_hook_" in name]
     assert len(names) == len(list(hook.parameters())) == 1 + 6 * 5
-    assert model.layers[0].latent_hook_tokens["style_control"].shape == (8, model.config.hidden_size)
+    assert model.layers[0].latent_hooks.latent_hook_tokens["style_control"].shape == (8, model.config.hidden_size)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
