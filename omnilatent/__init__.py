@@ -21,6 +21,8 @@ _PUBLIC = {
     "OmniNetConfig": "configuration.configuration_omninet",
     "OmniNetModel": "modeling_omni.omninet.modeling_omninet",
     "OmniNet": "modeling_omni.omninet.omninet",
+    "AudioVisualAlignerConfig": "configuration.configuration_audio_visual_aligner",
+    "AudioVisualAligner": "modeling_omni.omninet.audio_visual_aligner",
     "draw_similarity": "modeling_omni.omninet.similarity_picture",
     "CrossAttention": "modeling_omni.omninet.stream_attention",
     "SelfAttention": "modeling_omni.omninet.stream_attention",
@@ -31,6 +33,7 @@ _PUBLIC = {
     "OmniLatentImageProcessorPil": "processing.image_processing_omnilatent",
     "OmniLatentVideoProcessor": "processing.video_processing_omnilatent",
     "OmniLatentProcessor": "processing.processing_omnilatent",
+    "AudioVisualAlignerProcessor": "processing.processing_audio_visual_aligner",
 }
 
 __all__ = ["__version__", *_PUBLIC]

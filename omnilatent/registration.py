@@ -13,10 +13,12 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from .configuration.configuration_audio_visual_aligner import AudioVisualAlignerConfig
 from .configuration.configuration_omnilatent import OmniLatentConfig
 from .configuration.configuration_omninet import OmniNetConfig
 from .modeling_omni.hooks import LatentHookConfig, LatentHookModel
 from .modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
+from .modeling_omni.omninet.audio_visual_aligner import AudioVisualAligner
 from .modeling_omni.omninet.modeling_omninet import OmniNetModel
 from .processing.feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .processing.image_processing_omnilatent import OmniLatentImageProcessor, OmniLatentImageProcessorPil
@@ -43,6 +45,8 @@ def register():
 
     AutoConfig.register(OmniNetConfig.model_type, OmniNetConfig, exist_ok=True)
     AutoModel.register(OmniNetConfig, OmniNetModel, exist_ok=True)
+    AutoConfig.register(AudioVisualAlignerConfig.model_type, AudioVisualAlignerConfig, exist_ok=True)
+    AutoModel.register(AudioVisualAlignerConfig, AudioVisualAligner, exist_ok=True)
 
     register_latent_hooks()
 

@@ -4,6 +4,13 @@ from importlib import import_module
 
 # public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
 _PUBLIC = {
+    "AlignerTrainingArguments": "align_arguments",
+    "embed_clips": "align_evaluation",
+    "localisation_figures": "align_evaluation",
+    "recall_at": "align_evaluation",
+    "retrieval_figures": "align_evaluation",
+    "make_aligner": "align_runs",
+    "AlignerTrainer": "align_trainer",
     "OmniLatentTrainingArguments": "arguments",
     "InvalidCheckpointError": "checkpoints",
     "CurriculumTrainer": "curriculum",

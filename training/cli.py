@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_train(commands)
     _add_curriculum(commands)
+    _add_align(commands)
     _add_convert(commands)
     _add_report(commands)
     for command in commands.choices.values():
@@ -104,6 +105,7 @@ def _add_train(commands):
     _add_model(command.add_argument_group("model"))
     group = command.add_argument_group("training")
     _add_training(group, total_steps=1000)
+    _add_targets(group)
     group.add_argument(
         "--pairs", nargs="+", metavar="SOURCE->TARGET", help="only these pairs, as in --pairs 'video->audio'"
     )
@@ -122,6 +124,7 @@ def _add_curriculum(commands):
     _add_model(command.add_argument_group("model"))
     group = command.add_argument_group("training")
     _add_training(group, total_steps=100_000)
+    _add_targets(group)
     for name, share, purpose in (
         ("warmup", 0.10, "phase 1: reconstruct video and audio"),
         ("crossmodal", 0.25, "phase 2: video and audio, single frame and audio, both ways"),
@@ -156,6 +159,16 @@ def _add_model(group):
     group.add_argument("--heads", type=_positive(int), metavar="N", help="heads (default: those of the preset)")
 
 
+def _add_targets(group):
+    group.add_argument(
+        "--targets-per-step",
+        type=_positive(int),
+        default=1,
+        metavar="N",
+        help="targets that share a source and a pass",
+    )
+
+
 def _add_training(group, total_steps):
     group.add_argument(
         "--total-steps", "--steps", type=_positive(int), default=total_steps, metavar="N", help="optimiser steps"
@@ -164,13 +177,6 @@ def _add_training(group, total_steps):
         "--batch-size", type=_positive(int), default=4, metavar="N", help="clips of a step, per process"
     )
     group.add_argument("--lr", type=_positive(float), default=3e-4, metavar="RATE", help="learning rate of AdamW")
-    group.add_argument(
-        "--targets-per-step",
-        type=_positive(int),
-        default=1,
-        metavar="N",
-        help="targets that share a source and a pass",
-    )
     group.add_argument("--seed", type=int, default=0, help="of weights, pairs and data")
     group.add_argument("--no-amp", action="store_true", help="float32 also where the GPU can do bfloat16")
     group.add_argument("--cpu", action="store_true", help="leave the GPU alone")
@@ -189,6 +195,35 @@ def _add_training(group, total_steps):
         "--resume", metavar="PATH", help="checkpoint to go on from; 'auto': the newest valid one, if any"
     )
     group.add_argument("--push-to-hub", metavar="REPO", help="repository that the trained model is uploaded to")
+
+
+def _add_align(commands):
+    command = _add_command(
+        commands,
+        "align",
+        _run_align,
+        "align what is seen and what is heard in videos",
+        "Train an aligner of a vision and an audio tower on videos with sound, and judge it on held-out ones by "
+        "retrieval and by localisation in time.",
+    )
+    data = command.add_argument_group("data (one of --video-dir, --dataset, --synthetic)")
+    _add_data(data, required=True)
+    data.add_argument("--held-out-dir", type=Path, metavar="DIR", help="folder of videos to judge by")
+    data.add_argument(
+        "--held-out", type=_share, default=0.1, metavar="SHARE", help="of the videos, without --held-out-dir"
+    )
+    data.add_argument("--fps", type=_positive(float), default=8.0, metavar="N", help="frames per second")
+    model = command.add_argument_group("model")
+    model.add_argument("--vision-tower", metavar="NAME", help="model on the Hub, or folder (default: a small new one)")
+    model.add_argument("--audio-tower", metavar="NAME", help="model on the Hub, or folder (default: a small new one)")
+    model.add_argument("--train-towers", action="store_true", help="train the named towers, which else stay frozen")
+    model.add_argument("--dim", type=_positive(int), default=192, metavar="N", help="width, also of new towers")
+    model.add_argument("--layers", type=_positive(int), default=4, metavar="N", help="layers of new towers")
+    model.add_argument(
+        "--video-size", type=_positive(int), default=112, metavar="N", help="pixels per side, for new towers"
+    )
+    _add_training(command.add_argument_group("training"), total_steps=1000)
+    command.set_defaults(batch_size=32, lr=1e-3)
 
 
 def _add_convert(commands):
@@ -239,6 +274,12 @@ def _run_curriculum(args):
     from .runs import train_curriculum
 
     train_curriculum(args)
+
+
+def _run_align(args):
+    from .align_runs import align
+
+    align(args)
 
 
 def _run_convert(args):

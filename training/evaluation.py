@@ -105,7 +105,7 @@ def score_pairs(
     """The samples behind [`evaluate_pairs`], which those of other processes can be added to."""
     samples = {pair: PairSamples() for pair in pairs}
     targets_of = {source: [pair.target for pair in pairs if pair.source == source] for source, _ in pairs}
-    with _evaluating(model, bf16) as device:
+    with evaluating(model, bf16) as device:
         for raw in batches:
             batch = read_batch(raw, model.config, device)
             for source, targets in targets_of.items():
@@ -171,7 +171,7 @@ def retrieval(
     """
     names = [check_modality(first), check_modality(second)]
     embeddings = {name: [] for name in names}
-    with _evaluating(model, bf16) as device:
+    with evaluating(model, bf16) as device:
         for raw in batches:
             batch = read_batch(raw, model.config, device)
             rows = batch.rows_with(names)
@@ -198,7 +198,7 @@ def _recall_at_1(similarity):
 
 
 @contextmanager
-def _evaluating(model, bf16):
+def evaluating(model, bf16):
     """Evaluation mode and autocast; gives the model's device."""
     device = next(model.parameters()).device
     bf16 = device.type == "cuda" if bf16 is None else bf16

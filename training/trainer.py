@@ -99,11 +99,11 @@ class OmniLatentTrainer(ResumableTrainer):
         }
         stream = None
         if train_dataset is not None:
-            place = {**_place(args), "text_settings": self._text_settings}
+            place = {**stream_place(args), "text_settings": self._text_settings}
             stream = make_stream(train_dataset, args.train_batch_size, data_collator, **place)
             # a loader brings its own
             args.per_device_train_batch_size = getattr(stream, "batch_size", args.per_device_train_batch_size)
-            _set_max_steps(args, stream)
+            set_max_steps(args, stream)
         super().__init__(
             stream,
             model=model,
@@ -251,7 +251,7 @@ class OmniLatentTrainer(ResumableTrainer):
         """The samples of all ranks."""
         wanted = [Pair.parse(text) for text in self.args.eval_pairs or ()]
         pairs = wanted or (self.schedule.pairs if self.schedule else (*ALL_PAIRS, PAST_TO_FUTURE))
-        place = {**_place(self.args), "text_settings": self._text_settings}
+        place = {**stream_place(self.args), "text_settings": self._text_settings}
         place.pop("seed")
         batches = one_pass(data, self.args.eval_batch_size, self.data_collator, **place)
         of_all_ranks = gather_object([score_pairs(self.model, batches, pairs, bf16=self.args.bf16)])
@@ -287,7 +287,7 @@ def _metrics(scores, prefix) -> dict[str, float]:
     return {**metrics, f"{prefix}_loss": sum(result["loss"] for result in results.values()) / len(results)}
 
 
-def _place(args):
+def stream_place(args):
     """The settings of a stream that follow from those of the run."""
     settings = {
         "seed": args.seed if args.data_seed is None else args.data_seed,
@@ -302,7 +302,7 @@ def _place(args):
     return settings
 
 
-def _set_max_steps(args, stream):
+def set_max_steps(args, stream):
     if args.max_steps > 0:
         return
     items = items_per_pass(stream)

@@ -34,6 +34,7 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 def test_every_example_has_a_test_here():
     tested = {"any_to_any", "finetune_with_accelerate", "finetune_with_trainer", "push_and_pull", "train_from_folder"}
+    tested |= {"align_towers"}
     # those of hooks have theirs in test_hook_examples.py
     assert {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("hook_")} == tested
 
@@ -53,6 +54,11 @@ def test_train_from_folder_goes_on_where_it_stood(capfd):
         json.loads(path.read_text()) for path in Path("runs/train_from_folder").glob("checkpoint-*/trainer_state.json")
     ]
     assert sorted(state["global_step"] for state in states) == [3, 5]
+
+
+def test_align_towers_finds_a_video_for_each_sound(capfd):
+    load("align_towers").main(["--steps", "3"])
+    assert capfd.readouterr().out.count("is nearest to train-") == 8
 
 
 def test_finetuning_with_the_trainer_learns_the_captions(capfd):
