@@ -1,0 +1,180 @@
+"""Attention that looks a relative position bias up inside the kernel.
+
+Registered with transformers as `attn_implementation="relative"`. Shapes: B batch, H heads, Q queries, K keys, d head
+width, P entries of a table.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import flash_attention_mask
+
+from .kernels import get_kernel
+from .relative_bias import LOOKUP_KERNELS, RelativeBias, bias_for_kernel
+from .relative_position import CLASS_ENTRIES
+
+NAME = "relative"
+
+
+@dataclass
+class Codes:
+    """A number for each query and each key, whose difference says which entry of `by_code(table)` a pair reads.
+
+    Args:
+        queries: (Q,) int32; keys: (K,) int32.
+        key_of_code: int32, the key with code c at place c + `shift`, -1 where there is none.
+        largest_query, largest_key: the largest codes of tokens of the grids.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    key_of_code: torch.Tensor
+    shift: int
+    largest_query: int
+    largest_key: int
+
+
+@functools.lru_cache(maxsize=64)
+def make_codes(query_size: tuple[int, ...], key_size: tuple[int, ...], class_token: bool, device) -> Codes:
+    """Row-major places on a grid of all offsets; the class tokens' codes lead to entries of their own."""
+    queries = keys = torch.zeros(1, dtype=torch.long)
+    for q, k in zip(query_size, key_size):
+        queries = (queries[:, None] * (q + k - 1) + torch.arange(q)).flatten()
+        keys = (keys[:, None] * (q + k - 1) + torch.arange(k)).flatten()
+    largest_query, largest_key = int(queries[-1]), int(keys[-1])
+    queries = queries + largest_key  # the smallest difference is 0
+    if class_token:
+        offsets = largest_query + largest_key + 1
+        queries = torch.cat([torch.tensor([offsets + largest_key]), queries])
+        keys = torch.cat([torch.tensor([-offsets - 1]), keys])
+    shift = -int(keys.min())
+    key_of_code = torch.full((int(keys.max()) + shift + 1,), -1)
+    key_of_code[keys + shift] = torch.arange(len(keys))
+    queries, keys, key_of_code = (codes.to(device, torch.int32) for codes in (queries, keys, key_of_code))
+    return Codes(queries, keys, key_of_code, shift, largest_query, largest_key)
+
+
+def by_code(bias: RelativeBias, codes: Codes) -> torch.Tensor:
+    """The table with an entry for each difference of codes, (B or 1, H, E) float32.
+
+    A class token has one entry with all patches, which is repeated for each code there may be; sums of repeated
+    entries have a fixed order, unlike those of an index.
+    """
+    table = bias.table if bias.table.ndim == 3 else bias.table.unsqueeze(0)
+    table = table.transpose(1, 2).float()
+    if not bias.class_token:
+        return table.contiguous()
+    class_to_patch, patch_to_class, class_to_class = table[..., -CLASS_ENTRIES:].split(1, dim=-1)
+    return torch.cat(
+        [
+            table[..., :-CLASS_ENTRIES],
+            class_to_patch.expand(-1, -1, codes.largest_key + 1),
+            patch_to_class.expand(-1, -1, codes.largest_query + 1),
+            torch.zeros_like(class_to_class).expand(-1, -1, codes.largest_key),
+            class_to_class,
+        ],
+        dim=-1,
+    )
+
+
+def relative_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: RelativeBias,
+    key_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """softmax(q kᵀ scaling + bias) v, with no tensor of Q x K in memory, and gradients for the bias' table.
+
+    Args:
+        query: (B, H, Q, d) on CUDA; key, value: (B, H, K, d).
+        bias: its grids have Q and K tokens.
+        key_mask: (B, K), True where a key is seen.
+
+    Returns:
+        (B, H, Q, d), 0 for a query that sees no key.
+
+    Raises:
+        ValueError: for a bias of other sizes.
+    """
+    sizes = (math.prod(bias.query_size) + bias.class_token, math.prod(bias.key_size) + bias.class_token)
+    if sizes != (query.shape[2], key.shape[2]):
+        raise ValueError(f"The bias is one of {sizes} tokens, but there are {(query.shape[2], key.shape[2])}.")
+    codes = make_codes(bias.query_size, bias.key_size, bias.class_token, query.device)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key_mask = None if key_mask is None else key_mask.bool().contiguous()
+    query, key, value = (states if states.stride(-1) == 1 else states.contiguous() for states in (query, key, value))
+    return _RelativeAttention.apply(query, key, value, by_code(bias, codes), codes, key_mask, scaling)
+
+
+class _RelativeAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, table, codes, key_mask, scaling):
+        from . import relative_kernels  # Triton may be missing where there is no GPU
+
+        output, log_sum = relative_kernels.attend(
+            query, key, value, table, codes.queries, codes.keys, key_mask, scaling
+        )
+        ctx.save_for_backward(query, key, value, table, output, log_sum, key_mask)
+        ctx.codes, ctx.scaling = codes, scaling
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        from . import relative_kernels
+
+        query, key, value, table, output, log_sum, key_mask = ctx.saved_tensors
+        codes, scaling = ctx.codes, ctx.scaling
+        grad_output = grad_output if grad_output.stride(-1) == 1 else grad_output.contiguous()
+        *gradients, delta = relative_kernels.attend_backward(
+            grad_output, query, key, value, table, codes.queries, codes.keys, key_mask, output, log_sum, scaling
+        )
+        d_table = None
+        if ctx.needs_input_grad[3]:
+            d_table = relative_kernels.table_gradient(
+                grad_output, query, key, value, table, codes.queries, codes.keys, codes.key_of_code, codes.shift,
+                key_mask, log_sum, delta, scaling,
+            )  # fmt: skip
+        return *gradients, d_table, None, None, None
+
+
+def relative_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: RelativeBias | torch.Tensor | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """The kernel in transformers' form; what it has no words for goes to sdpa: other devices, dropout, a dense bias.
+
+    Args:
+        query: (B, H, Q, d); key, value: (B, G, K, d).
+        attention_mask: (B, K), 1 where a key is seen.
+    """
+    there = query.is_cuda and find_spec("triton") is not None and query.dtype != torch.float64
+    if isinstance(position_bias, RelativeBias) and there and dropout == 0.0:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        output = relative_attention(query, key, value, position_bias, attention_mask, scaling)
+        return output.transpose(1, 2), None
+    if position_bias is not None:
+        kwargs["position_bias"] = bias_for_kernel(position_bias, "sdpa", query)
+    if attention_mask is not None:
+        attention_mask = attention_mask.bool()[:, None, None, :].expand(-1, -1, query.shape[2], -1)
+    return get_kernel("sdpa")(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+
+
+AttentionInterface.register(NAME, relative_attention_forward)
+AttentionMaskInterface.register(NAME, flash_attention_mask)  # the keys' padding, (B, K)
+LOOKUP_KERNELS.add(NAME)
