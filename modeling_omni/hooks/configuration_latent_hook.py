@@ -1,5 +1,6 @@
 """Settings of Latent Neural Hooks as a PEFT method."""
 
+import math
 from dataclasses import dataclass, field
 
 from peft import PeftConfig
@@ -100,8 +101,11 @@ class LatentHookConfig(PeftConfig):
                 "upgrade omnilatent."
             )
         for name in ("num_tokens", "transform_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, expected at least 1.")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"`{name}` is {value!r}, expected a whole number of at least 1.")
+        if type(self.gate_bias_init) not in (int, float) or not math.isfinite(self.gate_bias_init):
+            raise ValueError(f"`gate_bias_init` is {self.gate_bias_init!r}, expected a finite number.")
         if self.reads not in (None, *READS):
             raise ValueError(f"`reads` is {self.reads!r}, expected one of {', '.join(READS)}, or None.")
         if self.init not in INITS:

@@ -1,10 +1,12 @@
 """What hooked layers of one stack hand to each other during one call."""
 
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
+from transformers.utils import is_torchdynamo_compiling
 
 from .hook_masks import first_reach
 
@@ -34,6 +36,7 @@ class HookChain:
         self.repeats = 1
         self.joined: dict[str, int] = {}
         self.owner_trains = owner.training
+        self._thread: int | None = None  # which one calls the owner now
         self._empty()
         self._handles = (
             owner.register_forward_pre_hook(self._open, with_kwargs=True),
@@ -56,6 +59,7 @@ class HookChain:
         return made
 
     def _open(self, owner, args, kwargs):
+        self._enter()
         self._empty()
         self.owner_trains = owner.training
         kwargs = dict(kwargs)
@@ -64,8 +68,20 @@ class HookChain:
         self.read_mask = kwargs.pop("hook_read_mask", None)
         return args, kwargs
 
+    def _enter(self):
+        if is_torchdynamo_compiling():
+            return
+        if self._thread not in (None, threading.get_ident()):
+            raise RuntimeError(
+                "A second thread calls this model while its hooks are at work, whose state it holds: give each thread a "
+                "copy of the model, or let calls wait for each other."
+            )
+        self._thread = threading.get_ident()
+
     def _close(self, owner, args, output):
-        self._empty()
+        if is_torchdynamo_compiling() or self._thread == threading.get_ident():  # not a refused second one
+            self._empty()
+            self._thread = None
 
     def begin(self, name: str, tokens: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
         """An adapter's hooks where they begin, (B, N, D): the states that came with the call, else its tokens (N, D)."""

@@ -48,6 +48,8 @@ class HookStates:
             root.generate = self._generate
 
     def _open(self, root, args, kwargs):
+        if self._called_with_states:  # that call was interrupted
+            self._close(root, args, None)
         if "hook_states" not in kwargs:
             return None
         kwargs = dict(kwargs)
@@ -65,7 +67,7 @@ class HookStates:
     def _generate(self, *args, hook_states: Mapping[str, torch.Tensor] | None = None, **kwargs):
         generate = self._shadowed_generate or type(self.root).generate.__get__(self.root)
         settings = {**dict(zip(("inputs", "generation_config"), args)), **kwargs}
-        self._refuse_assistance(**settings)
+        self._refuse_other_prompts(**settings)
         if hook_states is None:
             return generate(*args, **kwargs)
         try:
@@ -86,19 +88,25 @@ class HookStates:
         config = generation_config or self.root.generation_config
         return max(num_beams or config.num_beams or 1, num_return_sequences or config.num_return_sequences or 1)
 
-    def _refuse_assistance(
-        self, generation_config=None, assistant_model=None, prompt_lookup_num_tokens=None, **kwargs
+    def _refuse_other_prompts(
+        self,
+        generation_config=None,
+        assistant_model=None,
+        prompt_lookup_num_tokens=None,
+        prefill_chunk_size=None,
+        **kwargs,
     ):
-        """Candidates of assisted decoding enter with the prompt, and hooks would take them for a part of it."""
+        """Hooks that read the prompt take a generation's first pass for it, which must be the whole prompt alone."""
         config = generation_config or self.root.generation_config
-        if assistant_model is None and not (prompt_lookup_num_tokens or config.prompt_lookup_num_tokens):
+        guessed = assistant_model is not None or prompt_lookup_num_tokens or config.prompt_lookup_num_tokens
+        if not guessed and not (prefill_chunk_size or config.prefill_chunk_size):
             return
         for layer in hooked_layers(self.root):
             for name in layer.active_adapters:
                 if layer.hook_reads.get(name) == "prompt" and not layer.disable_adapters:
                     raise ValueError(
-                        f"Assisted decoding cannot be used with the hooks {name!r}, which read the prompt: what is "
-                        "guessed would count as prompt."
+                        f"The hooks {name!r} read the prompt, for which they take the first pass of a generation: use "
+                        "neither assisted decoding, whose guesses come with it, nor `prefill_chunk_size`."
                     )
 
     def remove(self):

@@ -56,9 +56,15 @@ def named_targets(model: nn.Module, wanted: str | list[str]) -> dict[str, nn.Mod
         missing = [target for target, names in matches.items() if not names]
         names = {name for names in matches.values() for name in names}
         found = {name: module for name, module in modules.items() if name in names}
+    layers = find_layers(model)
+    within = sorted(name for name in found if any(name.startswith(f"{layer}.") for layer in layers))
+    if within:
+        raise ValueError(
+            f"Hooks join whole transformer layers, and {within[0]} is a part of one: name layers, which are "
+            f"{list(layers)}."
+        )
     if missing:
         raise ValueError(
-            f"Target modules {sorted(missing)} not found in {type(model).__name__}; its layers are "
-            f"{list(find_layers(model))}."
+            f"Target modules {sorted(missing)} not found in {type(model).__name__}; its layers are {list(layers)}."
         )
     return found

@@ -123,6 +123,12 @@ class LatentHookLayer(BaseTunerLayer, nn.Module):
     def unmerge(self) -> None:
         raise NotImplementedError(MERGE_REFUSAL)
 
+    def _replicate_for_data_parallel(self):
+        raise RuntimeError(
+            "torch's DataParallel copies modules for each call and leaves hooks with the original: use "
+            "DistributedDataParallel, for example by `accelerate launch`."
+        )
+
     # --- its forward ---------------------------------------------------------------------------------------------
 
     def _base_forward(self, *args, **kwargs):

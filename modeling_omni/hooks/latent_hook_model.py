@@ -41,8 +41,10 @@ class LatentHookModel(BaseTuner):
         try:
             if "." in adapter_name:
                 raise ValueError(f"The name {adapter_name!r} has a dot, which names of parameters cannot have.")
+            if hasattr(nn.ModuleDict(), adapter_name) or hasattr(nn.ParameterDict(), adapter_name):
+                raise ValueError(f"The name {adapter_name!r} is one that modules have for themselves: choose another.")
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-        except ValueError:
+        except Exception:
             withdraw(model, adapter_name)
             raise
 

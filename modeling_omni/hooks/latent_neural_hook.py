@@ -45,6 +45,10 @@ class LatentNeuralHook:
         use_transform: bool = True,
         **settings,
     ):
+        if not isinstance(name, str):
+            raise ValueError(f"`name` is {name!r}, expected a string.")
+        if isinstance(target_layers, int):
+            target_layers = [target_layers]
         self.name = name
         self.config = LatentHookConfig(
             num_tokens=num_tokens,
@@ -59,6 +63,11 @@ class LatentNeuralHook:
     def bind(self, layers: list[LatentHookLayer]):
         """Remember the layers that hold this hook's parameters."""
         self._layers = layers
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether a model holds this hook's parameters."""
+        return any(self.name in layer.latent_hook_gate for layer in self._layers)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The hook's parameters in the model; none before it is registered."""

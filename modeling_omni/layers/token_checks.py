@@ -8,7 +8,7 @@ def check_tokens(name: str, tokens: torch.Tensor, width: int):
     """Raise a ValueError unless `tokens` is (batch, tokens, width) with at least one token."""
     if tokens.ndim != 3 or tokens.shape[-1] != width:
         raise ValueError(f"`{name}` must have the shape (batch, tokens, {width}), got {tuple(tokens.shape)}.")
-    if tokens.shape[1] == 0:
+    if 0 in tokens.shape[:2]:
         raise ValueError(f"`{name}` has no tokens: its shape is {tuple(tokens.shape)}.")
 
 

@@ -17,8 +17,11 @@ class HookRegistryMixin:
         """Attach a hook. What could be trained before still can be, and so can the hook's parameters.
 
         Raises:
-            ValueError: for a name that is taken or has a dot, layers that do not exist, or another width.
+            ValueError: for a name that is taken or has a dot, layers that do not exist, another width, or a hook that a
+                model has already.
         """
+        if hook.is_registered:
+            raise ValueError(f"The hook {hook.name!r} is registered already: make one for each model.")
         trainable = {parameter: parameter.requires_grad for parameter in self.parameters()}
         active = self.active_adapters() if self._hf_peft_config_loaded else []
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -277,6 +277,9 @@ class OmniNetModel(OmniNetPreTrainedModel):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"Row i of every modality is sample i, but the batch sizes are {sizes}.")
 
+        unknown = set(kwargs) - {*TransformersKwargs.__annotations__, "return_dict"}
+        if unknown:
+            raise ValueError(f"There is no argument {', '.join(sorted(unknown))}: see the arguments of `forward`.")
         kwargs["return_dict"] = True  # the streams' results are read by name, whatever the caller gets
         embeds, outputs, masks = {}, {}, {}
         for name, (features, attention_mask, timestamps, present) in inputs.items():
@@ -409,8 +412,7 @@ class OmniNetModel(OmniNetPreTrainedModel):
             "present": present,
             "duplicates": self.config.duplicates,
             "tiled": self.config.tiled_loss,
-            # in evaluation ranks may have batches of different sizes
-            "group": dist.group.WORLD if self.config.gather_loss and self.training and _is_distributed() else None,
+            "group": self._group,
         }
         if self.config.loss == "sigmoid":
             return sigmoid_loss(first_embeds, second_embeds, self.scale, self.logit_bias.float(), **words)
@@ -471,6 +473,11 @@ class OmniNetModel(OmniNetPreTrainedModel):
         check_no_nan(f"{name}_features", features, mask)
         return mask
 
+    @property
+    def _group(self) -> dist.ProcessGroup | None:
+        """The ranks whose batches are contrasted as one; not in evaluation, where their sizes may differ."""
+        return dist.group.WORLD if self.config.gather_loss and self.training and _is_distributed() else None
+
     def _logits(self, first, second):
         with torch.autocast(first.device.type, enabled=False):
             logits = self.scale * first @ second.transpose(0, 1)
@@ -486,6 +493,8 @@ class OmniNetModel(OmniNetPreTrainedModel):
             losses.append(self.contrast(embeds[a], embeds[b], both, sample_ids))
             held.append(torch.ones_like(losses[-1]) if both is None else both.any().to(losses[-1].dtype))
         held = torch.stack(held)
+        if self._group is not None:  # a pair of which another rank has a sample is in every rank's loss
+            dist.all_reduce(held, dist.ReduceOp.MAX, group=self._group)
         return (torch.stack(losses) * held).sum() / held.sum().clamp(min=1)
 
 

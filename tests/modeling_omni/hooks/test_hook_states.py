@@ -250,10 +250,10 @@ def test_assisted_decoding_says_what_plain_decoding_says(base, ids, reads, helpe
     assert torch.equal(base.generate(**settings, **help_), plain)
 
 
-def test_assisted_decoding_is_refused_where_guesses_would_be_read(base, ids):
+def test_a_first_pass_that_is_not_the_prompt_is_refused_where_the_prompt_is_read(base, ids):
     assistant = copy.deepcopy(base)
     base.add_adapter(hook(reads="prompt"), "facts")
-    for help_ in ({"assistant_model": assistant}, {"prompt_lookup_num_tokens": 2}):
+    for help_ in ({"assistant_model": assistant}, {"prompt_lookup_num_tokens": 2}, {"prefill_chunk_size": 3}):
         with pytest.raises(ValueError, match="'facts'.*read the prompt"):
             base.generate(input_ids=ids[:1], max_new_tokens=3, **help_)
 

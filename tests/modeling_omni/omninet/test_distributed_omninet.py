@@ -9,7 +9,7 @@ from omnilatent import OmniNetConfig, OmniNetModel
 
 def build(gather_loss):
     torch.manual_seed(0)
-    return OmniNetModel(OmniNetConfig.tiny(text_hidden_size=None, gather_loss=gather_loss)).double().train()
+    return OmniNetModel(OmniNetConfig.tiny(gather_loss=gather_loss)).double().train()
 
 
 def one_rank():
@@ -21,6 +21,8 @@ def one_rank():
         "vision_features": torch.randn(6, 7, 20, generator=generator, dtype=torch.float64),
         "audio_features": torch.randn(6, 5, 12, generator=generator, dtype=torch.float64),
         "audio_present": torch.tensor([True, True, False, True, True, True]),
+        "text_features": torch.randn(6, 4, 28, generator=generator, dtype=torch.float64),
+        "text_present": torch.tensor([False, False, False, True, True, True]),  # one rank has no text at all
     }
     rank = torch.distributed.get_rank()
     part = {name: values[3 * rank : 3 * rank + 3] for name, values in whole.items()}
