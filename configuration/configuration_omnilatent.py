@@ -54,6 +54,9 @@ class OmniLatentConfig(KnownWords, PreTrainedConfig):
         num_frames (`int`, defaults to 16): Frames of a video target whose length is not given.
         max_frames (`int`, defaults to 128): Most frames of one source or target.
         video_fps (`float`, defaults to 8.0): Frames per second; puts video tokens and audio tokens on one clock.
+        vision_encoder_layers (`int`, defaults to 0): Layers of a ViT with relative position bias ([`RelPosViTModel`])
+            between the patches of pictures, and between the tubes of videos, before the backbone reads them. 0: patches
+            and tubes are projected only.
         sequence_adaptation (`"queries"` or `"interpolate"`, defaults to `"queries"`): What a target slot starts
             from: a learned query, or the source tokens resampled to the target's length (the specification's way).
         text_loss_weight, audio_loss_weight, image_loss_weight, video_loss_weight (`float`, defaults to 1.0): Fixed
@@ -130,6 +133,7 @@ class OmniLatentConfig(KnownWords, PreTrainedConfig):
     num_frames: int = 16
     max_frames: int = 128
     video_fps: float | int = 8.0
+    vision_encoder_layers: int = 0
 
     sequence_adaptation: Literal["queries", "interpolate"] = "queries"
     text_loss_weight: float | int = 1.0
@@ -177,6 +181,8 @@ class OmniLatentConfig(KnownWords, PreTrainedConfig):
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.vision_encoder_layers < 0:
+            raise ValueError(f"`vision_encoder_layers` must not be negative, got {self.vision_encoder_layers}.")
         if self.head_dim is None:
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} is not divisible by `num_attention_heads` "

@@ -6,20 +6,24 @@ from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForMultimodalLM,
     AutoProcessor,
     AutoTokenizer,
     AutoVideoProcessor,
 )
 from transformers.models.auto import modeling_auto
+from transformers.models.vit import ViTImageProcessor, ViTImageProcessorPil
 
 from .configuration.configuration_audio_visual_aligner import AudioVisualAlignerConfig
 from .configuration.configuration_omnilatent import OmniLatentConfig
 from .configuration.configuration_omninet import OmniNetConfig
+from .configuration.configuration_relpos_vit import RelPosViTConfig
 from .modeling_omni.hooks import LatentHookConfig, LatentHookModel
 from .modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
 from .modeling_omni.omninet.audio_visual_aligner import AudioVisualAligner
 from .modeling_omni.omninet.modeling_omninet import OmniNetModel
+from .modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTModel
 from .processing.feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .processing.image_processing_omnilatent import OmniLatentImageProcessor, OmniLatentImageProcessorPil
 from .processing.processing_omnilatent import OmniLatentProcessor
@@ -47,6 +51,18 @@ def register():
     AutoModel.register(OmniNetConfig, OmniNetModel, exist_ok=True)
     AutoConfig.register(AudioVisualAlignerConfig.model_type, AudioVisualAlignerConfig, exist_ok=True)
     AutoModel.register(AudioVisualAlignerConfig, AudioVisualAligner, exist_ok=True)
+
+    AutoConfig.register(RelPosViTConfig.model_type, RelPosViTConfig, exist_ok=True)
+    AutoModel.register(RelPosViTConfig, RelPosViTModel, exist_ok=True)
+    AutoModelForImageClassification.register(RelPosViTConfig, RelPosViTForImageClassification, exist_ok=True)
+    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[RelPosViTConfig.model_type] = (
+        RelPosViTForImageClassification.__name__
+    )
+    AutoImageProcessor.register(
+        RelPosViTConfig,
+        image_processor_classes={"pil": ViTImageProcessorPil, "torchvision": ViTImageProcessor},
+        exist_ok=True,
+    )
 
     register_latent_hooks()
 

@@ -28,6 +28,15 @@ _PUBLIC = {
     "ResumableTrainer": "resumable",
     "OmniLatentTrainer": "trainer",
     "Trainer": "specification",
+    "evaluate": "epochs",
+    "train_epoch": "epochs",
+    "load_checkpoint": "plain_checkpoints",
+    "save_checkpoint": "plain_checkpoints",
+    "load_config": "yaml_settings",
+    "save_config": "yaml_settings",
+    "visualize_attention_weights": "attention_pictures",
+    "visualize_bias_table": "attention_pictures",
+    "visualize_relative_position_bias": "attention_pictures",
 }
 
 __all__ = list(_PUBLIC)

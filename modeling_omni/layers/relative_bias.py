@@ -180,6 +180,15 @@ class RelativePositionTable(nn.Module):
         lengths = zip(self.query_size, query_size, sizes.unbind(dim=1))
         return [_padded_offset_weights(*axis) for axis in lengths]
 
+    @torch.no_grad()
+    def resize(self, query_size: Sequence[int], key_size: Sequence[int] | None = None):
+        """Make the table one for other grids, with the values that `bias` gives there. It is a new parameter then."""
+        bias = self.bias(query_size, key_size)
+        self.query_size, self.key_size = bias.query_size, bias.key_size
+        trained = self.relative_position_bias_table.requires_grad
+        self.relative_position_bias_table = nn.Parameter(bias.table.clone(), requires_grad=trained)
+        self.num_relative_positions = len(bias.table)
+
     def _sizes(self, query_size, key_size):
         if query_size is None:
             return self.query_size, self.key_size
@@ -254,6 +263,11 @@ class RelativePositionBias(RelativePositionTable):
         self.bias_type = bias_type
         index = get_relative_position_index(self.query_size, self.key_size, class_token)
         self.register_buffer("relative_position_index", index, persistent=False)
+
+    def resize(self, query_size: Sequence[int], key_size: Sequence[int] | None = None):
+        super().resize(query_size, key_size)
+        index = get_relative_position_index(self.query_size, self.key_size, self.class_token)
+        self.relative_position_index = index.to(self.relative_position_bias_table.device)
 
     def forward(self) -> torch.Tensor:
         """The bias matrix (H, Q, K); with a class token both have one more row."""

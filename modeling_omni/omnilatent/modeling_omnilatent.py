@@ -37,7 +37,7 @@ from ..losses import LossWeights, ctc_readout_loss, info_nce_loss, masked_mse_lo
 from . import checks, sequence
 from .coordinates import AXES, CoordinateEmbedding
 from .decoders import DECODERS
-from .encoders import ENCODERS
+from .encoders import ENCODERS, make_encoder
 from .generation_omnilatent import OmniLatentGenerationMixin
 from .hook_registry import HookRegistryMixin
 from .outputs import OmniLatentOutput
@@ -162,7 +162,7 @@ class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin, Hook
         norm = functools.partial(RMSNorm, eps=config.rms_norm_eps)
         self.embed_tokens = TokenEmbedding(config)
         self.text_projection = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.encoders = nn.ModuleDict({name: encoder(config) for name, encoder in ENCODERS.items()})
+        self.encoders = nn.ModuleDict({name: make_encoder(config, name) for name in ENCODERS})
         self.coordinate_embedding = CoordinateEmbedding(config.hidden_size)
         self.embed_norm = norm(config.hidden_size)
         self.rotary = MultiAxisRotary(config.head_dim, config.rope_theta)

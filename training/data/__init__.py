@@ -24,6 +24,7 @@ _PUBLIC = {
     "TooManyBadClipsError": "skips",
     "make_small_world": "small_world",
     "synthetic_collection": "small_world",
+    "SyntheticImageDataset": "synthetic_images",
     "parse_cues": "transcripts",
     "read_transcript": "transcripts",
     "text_between": "transcripts",

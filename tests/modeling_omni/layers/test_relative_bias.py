@@ -147,6 +147,15 @@ def test_a_resampled_table_has_gradients():
     assert (module.relative_position_bias_table.grad != 0).all()
 
 
+def test_a_resized_module_has_the_index_of_its_new_size():
+    rpb = RelativePositionBias(HEADS, window_size=(3, 5), class_token=True)
+    expected = rpb.bias((2, 4)).dense()[0]
+    rpb.resize((2, 4))
+    torch.testing.assert_close(rpb(), expected, rtol=0, atol=0)
+    assert rpb.relative_position_index.shape == (9, 9)
+    assert rpb.relative_position_bias_table.shape == (rpb.num_relative_positions, HEADS) == (3 * 7 + 3, HEADS)
+
+
 # --- the specification's module ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""The vision transformer with relative position bias."""

@@ -1,0 +1,58 @@
+"""Pictures of attention weights and biases."""
+
+import pytest
+import torch
+from PIL import Image
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+pyplot.switch_backend("Agg")
+
+from omnilatent import RelativePositionBias  # noqa: E402
+from omnilatent.training import (  # noqa: E402
+    visualize_attention_weights,
+    visualize_bias_table,
+    visualize_relative_position_bias,
+)
+
+RPB = RelativePositionBias(num_heads=5, window_size=(2, 3), class_token=True)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: visualize_attention_weights(torch.rand(2, 5, 7, 7), path, title="Layer 3", cmap="magma"),
+        lambda path: visualize_attention_weights(torch.rand(7, 7), path),
+        lambda path: visualize_relative_position_bias(RPB(), path),
+        lambda path: visualize_relative_position_bias(torch.zeros(7, 7), path),
+        lambda path: visualize_bias_table(RPB.relative_position_bias_table, path),
+        lambda path: visualize_bias_table(RPB.relative_position_bias_table, path, window_size=(2, 3)),
+    ],
+)
+def test_a_picture_is_written_and_nothing_stays_open(draw, tmp_path):
+    path = tmp_path / "new" / "picture.png"
+    assert draw(path) is None
+    with Image.open(path) as picture:
+        assert picture.getextrema()[0] == (picture.getextrema()[0][0], 255)
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 4
+    assert pyplot.get_fignums() == []
+
+
+def test_without_a_path_the_picture_is_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf()._suptitle.get_text()))
+    visualize_attention_weights(torch.rand(7, 7), title="Shown")
+    assert shown == ["Shown"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: visualize_attention_weights(torch.rand(7)), "attn_weights"),
+        (lambda: visualize_relative_position_bias(torch.full((7, 7), torch.nan)), "NaN"),
+        (lambda: visualize_bias_table(torch.rand(3, 5, 2)), "entries, heads"),
+        (lambda: visualize_bias_table(RPB.relative_position_bias_table, window_size=(3, 3)), "25 entries"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
