@@ -1,7 +1,8 @@
 """Settings of Latent Neural Hooks as a PEFT method."""
 
+import inspect
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from peft import PeftConfig
 from peft.utils import PeftType
@@ -15,6 +16,9 @@ INITS = {"random": (), "text": ("init_text", "tokenizer_name_or_path"), "states"
 class LatentHookConfig(PeftConfig):
     """
     Configuration of latent hooks: learned tokens that take part in the self-attention of whole transformer layers.
+
+    Args:
+        ARGUMENTS
 
     Raises:
         ValueError: for numbers that make no hook, an unknown way of reading, or a format newer than this library.
@@ -121,3 +125,14 @@ class LatentHookConfig(PeftConfig):
         config = super().from_peft_type(**kwargs)
         config.is_loaded = True
         return config
+
+
+def _describe(config_class) -> str:
+    """The fields of its own with the help on each, as a docstring lists arguments."""
+    own = [entry for entry in fields(config_class) if entry.name in config_class.__annotations__]
+    return "\n".join(f"    {entry.name}: {entry.metadata['help']}" for entry in own)
+
+
+LatentHookConfig.__doc__ = inspect.cleandoc(LatentHookConfig.__doc__).replace(
+    "    ARGUMENTS", _describe(LatentHookConfig)
+)

@@ -50,6 +50,8 @@ class HookStates:
     def _open(self, root, args, kwargs):
         if self._called_with_states:  # that call was interrupted
             self._close(root, args, None)
+        if kwargs.get("labels") is not None and kwargs.get("hook_read_mask") is None:
+            self._refuse_missing_prompt()
         if "hook_states" not in kwargs:
             return None
         kwargs = dict(kwargs)
@@ -101,13 +103,25 @@ class HookStates:
         guessed = assistant_model is not None or prompt_lookup_num_tokens or config.prompt_lookup_num_tokens
         if not guessed and not (prefill_chunk_size or config.prefill_chunk_size):
             return
-        for layer in hooked_layers(self.root):
-            for name in layer.active_adapters:
-                if layer.hook_reads.get(name) == "prompt" and not layer.disable_adapters:
-                    raise ValueError(
-                        f"The hooks {name!r} read the prompt, for which they take the first pass of a generation: use "
-                        "neither assisted decoding, whose guesses come with it, nor `prefill_chunk_size`."
-                    )
+        for name in self._prompt_readers():
+            raise ValueError(
+                f"The hooks {name!r} read the prompt, for which they take the first pass of a generation: use neither "
+                "assisted decoding, whose guesses come with it, nor `prefill_chunk_size`."
+            )
+
+    def _refuse_missing_prompt(self):
+        """A call with labels is no generation, whose first pass is the prompt."""
+        for name in self._prompt_readers():
+            raise ValueError(
+                f"The hooks {name!r} read the prompt: a call with `labels` needs `hook_read_mask` (batch, length), True "
+                "where the prompt is. Trainer passes it on with `remove_unused_columns=False`."
+            )
+
+    def _prompt_readers(self) -> list[str]:
+        """The hooks at work that read the prompt."""
+        layers = [layer for layer in hooked_layers(self.root) if not layer.disable_adapters]
+        names = {name for layer in layers for name in layer.active_adapters if layer.hook_reads.get(name) == "prompt"}
+        return sorted(names)
 
     def remove(self):
         """Leave the model's forward and `generate` alone again."""

@@ -1,6 +1,8 @@
 """Latent Neural Hooks by hand: make one, register it on a model, remove it."""
 
+import difflib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 from torch import nn
 
@@ -45,6 +47,11 @@ class LatentNeuralHook:
         use_transform: bool = True,
         **settings,
     ):
+        known = [field.name for field in fields(LatentHookConfig)]
+        for word in settings.keys() - known:
+            close = difflib.get_close_matches(word, [*known, "dim", "target_layers"], n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"LatentNeuralHook has no setting {word!r}.{hint}")
         if not isinstance(name, str):
             raise ValueError(f"`name` is {name!r}, expected a string.")
         if isinstance(target_layers, int):

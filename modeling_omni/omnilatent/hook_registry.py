@@ -34,6 +34,19 @@ class HookRegistryMixin:
         hook.bind([layer for layer in hooked_layers(self) if hook.name in layer.latent_hook_gate])
         _LateParameters(self, hook)
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, which saves adapters alone; says what is left out if more than hooks has been trained."""
+        if self._hf_peft_config_loaded and any(
+            parameter.requires_grad for name, parameter in self.named_parameters() if "latent_hook_" not in name
+        ):
+            warnings.warn(
+                "This saves the hooks alone, and other weights of the model are trained, too: freeze them before "
+                "training (`model.requires_grad_(False)` before `register_hook`), or save the model without hooks as "
+                "well.",
+                stacklevel=2,
+            )
+        return super().save_pretrained(save_directory, **kwargs)
+
     def remove_hook(self, name: str) -> None:
         """Detach a hook and forget its parameters; without any hook left, the model is as it was made.
 

@@ -139,7 +139,7 @@ def accept_triple(forward):
     Any-to-any model of text, audio, images and video: one decoder-only backbone over sources and targets.
     """
 )
-class OmniLatentModel(OmniLatentPreTrainedModel, OmniLatentGenerationMixin, HookRegistryMixin):
+class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGenerationMixin):
     r"""
     ```python
     >>> import torch

@@ -106,3 +106,31 @@ def test_a_lora_beneath_comes_off_and_the_hooks_stay(base):
     assert not any("lora" in key for key in base.state_dict())
     assert any("latent_hook" in key for key in base.state_dict())
     assert not torch.allclose(base(IDS).logits, with_both)
+
+
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant():
+    with pytest.raises(ValueError, match="'gate_bias'. Did you mean 'gate_bias_init'"):
+        LatentNeuralHook("style", dim=48, gate_bias=0.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_without_the_mask_of_the_prompt_are_refused(base, training):
+    model = get_peft_model(base, LatentHookConfig(num_tokens=2, reads="prompt")).train(training)
+    with pytest.raises(ValueError, match="hook_read_mask.*remove_unused_columns=False"):
+        model(input_ids=IDS, labels=IDS)
+    assert model(input_ids=IDS, labels=IDS, hook_read_mask=torch.ones_like(IDS)).loss > 0
+
+
+def test_saving_hooks_alone_says_what_else_was_trained(tmp_path, recwarn):
+    for frozen in (True, False):
+        model = OmniLatentModel(OmniLatentConfig.tiny()).requires_grad_(not frozen)
+        model.register_hook(LatentNeuralHook("style", num_tokens=2, dim=model.config.hidden_size))
+        recwarn.clear()
+        model.save_pretrained(tmp_path / str(frozen))
+        assert any("hooks alone" in str(warning.message) for warning in recwarn) != frozen
+
+
+def test_the_configs_help_is_its_docstring():
+    lines = LatentHookConfig.__doc__.splitlines()
+    assert "Args:" in lines
+    assert any(line.startswith("    num_tokens: Hook tokens") for line in lines)
