@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from .known_words import KnownWords
 from .modalities import SPECIAL_TOKENS
+from .size_checks import check_positive
 
 # Placeholder ids start this far above the vocabulary, so that `resize_token_embeddings` never runs into them.
 ROOM_FOR_ADDED_TOKENS = 1024
@@ -172,15 +173,14 @@ class OmniLatentConfig(KnownWords, PreTrainedConfig):
 
     def validate_architecture(self):
         """Sizes that cannot work together. Runs at construction and before saving."""
-        for name in (
+        check_positive(
+            self,
             *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
             *("intermediate_size", "projection_size", "rope_theta", "rms_norm_eps", "initializer_range"),
             *("num_mel_bins", "sampling_rate", "hop_length", "num_channels", "max_text_length"),
             *("image_size", "image_patch_size", "video_size", "video_patch_size", "video_tubelet_size"),
             *("num_frames", "max_frames", "max_audio_frames", "audio_target_length", "max_image_size", "video_fps"),
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        )
         if self.vision_encoder_layers < 0:
             raise ValueError(f"`vision_encoder_layers` must not be negative, got {self.vision_encoder_layers}.")
         if self.head_dim is None:

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .known_words import KnownWords
+from .size_checks import check_heads_divide, check_positive
 
 STREAMS = ("vision", "audio", "text")
 
@@ -116,24 +117,19 @@ class OmniNetConfig(KnownWords, PreTrainedConfig):
 
     def validate_architecture(self):
         """Sizes that cannot work together. Runs at construction and before saving."""
-        for name in (
+        check_positive(
+            self,
             *("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "num_query_tokens"),
             *("projection_dim", "rms_norm_eps", "initializer_range", "max_time_horizon", "time_resolution"),
             *("temporal_group_duration", *(f"{stream}_hidden_size" for stream in self.streams)),
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        )
         if self.num_hidden_layers < 0:
             raise ValueError(f"`num_hidden_layers` must not be negative, got {self.num_hidden_layers}.")
         if len(self.streams) < 2:
             raise ValueError(
                 f"Alignment needs two of vision, audio and text, got features of {list(self.streams) or 'none'}."
             )
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` {self.hidden_size} is not divisible by `num_attention_heads` "
-                f"{self.num_attention_heads}."
-            )
+        check_heads_divide(self)
         if self.num_attention_heads % self.num_key_value_heads != 0:
             raise ValueError(
                 f"`num_attention_heads` {self.num_attention_heads} is not divisible by `num_key_value_heads` "

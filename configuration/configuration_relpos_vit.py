@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .known_words import KnownWords
+from .size_checks import check_heads_divide, check_positive
 
 
 @strict
@@ -131,19 +132,14 @@ class RelPosViTConfig(KnownWords, PreTrainedConfig):
 
     def validate_architecture(self):
         """Sizes that cannot work together. Runs at construction and before saving."""
-        for name in (
+        check_positive(
+            self,
             *("hidden_size", "num_attention_heads", "intermediate_size", "num_channels", "tubelet_size"),
             *("layer_norm_eps", "initializer_range"),
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        )
         if self.num_hidden_layers < 0:
             raise ValueError(f"`num_hidden_layers` must not be negative, got {self.num_hidden_layers}.")
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` {self.hidden_size} is not divisible by `num_attention_heads` "
-                f"{self.num_attention_heads}."
-            )
+        check_heads_divide(self)
         for name in ("hidden_dropout", "attention_dropout", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")

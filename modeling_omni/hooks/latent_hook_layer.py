@@ -253,9 +253,10 @@ class LatentHookLayer(BaseTunerLayer, nn.Module):
                 given[name] = past_hooks(given[name], count)
         for name in ROTARY:
             if given.get(name) is not None:
-                cosines = given[name][0]
+                rotary = given[name]
+                cosines = rotary[0] if isinstance(rotary, tuple) else rotary
                 given[name] = self.chain.once(
-                    cosines, (name, count), functools.partial(without_rotation, given[name], count)
+                    cosines, (name, count), functools.partial(without_rotation, rotary, count)
                 )
         if given.get("position_ids") is not None:
             given["position_ids"] = F.pad(given["position_ids"], (count, 0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .kernels import get_kernel
+from .kernels import expand_groups, get_kernel
 
 cudnn_attention = torch.ops.aten._scaled_dot_product_cudnn_attention
 
@@ -58,9 +58,7 @@ def gated_attention(
     if not (beside and constant and has_cudnn_kernel(query, mask)):
         kernel = get_kernel(kernel_name)
         return kernel(module, query, key, value, mask.additive(), scaling=scaling, dropout=dropout, **kwargs)
-    if key.shape[1] != query.shape[1]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key, value = expand_groups(query, key, value)
     query, key, value = (states.to(mask.open.dtype) for states in (query, key, value))  # what autocast does in sdpa
     with torch.no_grad():
         bias = mask.additive()

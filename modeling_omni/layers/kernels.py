@@ -35,8 +35,7 @@ def eager_attention(
     Returns:
         The output (B, Q, H, d) and the weights (B, H, Q, K).
     """
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key, value = expand_groups(query, key, value)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query @ key.transpose(2, 3) * scaling).float()
     if position_bias is not None:
@@ -52,6 +51,14 @@ def eager_attention(
         weights = weights.masked_fill(~attend.any(dim=-1, keepdim=True), 0.0)
     weights = nn.functional.dropout(weights.to(query.dtype), p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2), weights
+
+
+def expand_groups(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Key and value (B, G, K, d) repeated for the H / G query heads that each serves, in order: (B, H, K, d)."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:  # nothing to copy
+        return key, value
+    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
 
 def get_kernel(name: str):

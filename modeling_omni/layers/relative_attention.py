@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
-from .kernels import get_kernel
+from .kernels import expand_groups, get_kernel
 from .relative_bias import LOOKUP_KERNELS, RelativeBias, bias_for_kernel
 from .relative_position import CLASS_ENTRIES
 
@@ -163,9 +163,7 @@ def relative_attention_forward(
     """
     there = query.is_cuda and find_spec("triton") is not None and query.dtype != torch.float64
     if isinstance(position_bias, RelativeBias) and there and dropout == 0.0:
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        key, value = expand_groups(query, key, value)
         output = relative_attention(query, key, value, position_bias, attention_mask, scaling)
         return output.transpose(1, 2), None
     if position_bias is not None:
