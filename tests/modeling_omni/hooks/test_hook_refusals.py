@@ -134,3 +134,11 @@ def test_the_configs_help_is_its_docstring():
     lines = LatentHookConfig.__doc__.splitlines()
     assert "Args:" in lines
     assert any(line.startswith("    num_tokens: Hook tokens") for line in lines)
+
+
+def test_rotary_positions_of_another_form_are_refused(base):
+    get_peft_model(base, LatentHookConfig(num_tokens=2))
+    layer, states = base.model.layers[0], torch.randn(2, 7, 32)
+    for rotary in (torch.randn(1, 7, 8), {"cos": torch.randn(1, 7, 8)}):
+        with pytest.raises(ValueError, match="pair of cosines and sines"):
+            layer(states, position_embeddings=rotary)
