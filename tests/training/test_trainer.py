@@ -196,11 +196,11 @@ def test_evaluation_takes_several_sets(make_trainer, items):
         assert metrics[f"eval_{name}_loss"] == pytest.approx(sum(losses) / 2)
 
 
-def test_clips_of_a_collection_are_encoded_by_the_tokenizer_of_the_processor(make_trainer, world):
+def test_clips_of_a_collection_are_encoded_by_the_tokenizer_of_the_processor(make_trainer, world, tmp_path):
     config = OmniLatentConfig.tiny(max_text_length=9)
     videos = VideoCollection.from_folder(world, clip_duration=0.5, clip_stride=0.5)
     processor = OmniLatentProcessor.from_config(config)
-    args = OmniLatentTrainingArguments("unused", max_steps=1, per_device_train_batch_size=3, use_cpu=True)
+    args = OmniLatentTrainingArguments(tmp_path, max_steps=1, per_device_train_batch_size=3, use_cpu=True)
     trainer = OmniLatentTrainer(OmniLatentModel(config), args, videos, processing_class=processor)
     asked = []
     monitored = processor.tokenizer._encode_plus
