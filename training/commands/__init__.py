@@ -1,0 +1,1 @@
+"""The commands of `omnilatent`, by family. Each module has `add_commands`, and imports what a command does when it runs."""
