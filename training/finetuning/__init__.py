@@ -1,0 +1,23 @@
+"""Fine-tuning on labelled data: what each task reads, and how it is judged."""
+
+from importlib import import_module
+
+# public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
+_PUBLIC = {
+    "accuracy": "classification_metrics",
+    "compute_classification_metrics": "classification_metrics",
+    "f1_score": "classification_metrics",
+    "top_k_accuracy": "classification_metrics",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
