@@ -41,6 +41,7 @@ _PUBLIC = {
     "get_relative_position_index_3d": "modeling_omni.layers.relative_position",
     "convert_timm": "modeling_omni.relpos_vit.foreign_weights",
     "convert_beit": "modeling_omni.relpos_vit.foreign_weights",
+    "AttentionConfig": "configuration.configuration_attention",
     "OmniLatentTokenizer": "processing.tokenization_omnilatent",
     "OmniLatentFeatureExtractor": "processing.feature_extraction_omnilatent",
     "OmniLatentImageProcessor": "processing.image_processing_omnilatent",

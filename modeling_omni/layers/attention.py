@@ -1,10 +1,13 @@
 """The one attention of the library."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from .feature_maps import FeatureMap
 from .gated_mask import GatedMask, gated_attention
 from .kernels import get_kernel
 from .norms import RMSNorm
@@ -34,6 +37,8 @@ class Attention(nn.Module):
             `set_attn_implementation` reaches us.
         is_causal: what a kernel assumes of a missing mask.
         layer_idx: this layer's slot in the cache.
+        kernel_options: keywords that go to the kernel at each call, such as the window of sparse attention.
+        feature_map: what a kernel of linear attention puts in softmax's place.
 
     Raises:
         ValueError: when heads do not divide.
@@ -65,6 +70,8 @@ class Attention(nn.Module):
         kernel: str | PreTrainedConfig = "sdpa",
         is_causal: bool = False,
         layer_idx: int | None = None,
+        kernel_options: dict[str, Any] | None = None,
+        feature_map: FeatureMap | None = None,
     ):
         super().__init__()
         num_key_value_heads = num_key_value_heads or num_attention_heads
@@ -85,6 +92,8 @@ class Attention(nn.Module):
         self.kernel = kernel
         self.is_causal = is_causal
         self.layer_idx = layer_idx
+        self.kernel_options = kernel_options or {}
+        self.feature_map = feature_map
 
         context_size = context_size or hidden_size
         self.q_proj = nn.Linear(hidden_size, num_attention_heads * head_dim, bias=bias)
@@ -130,6 +139,9 @@ class Attention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:
             kwargs["position_bias"] = bias_for_kernel(position_bias, self.kernel_name, query)
+        kwargs |= self.kernel_options
+        if self.feature_map is not None:
+            kwargs["feature_map"] = self.feature_map
         kwargs |= dict(dropout=self.dropout if self.training else 0.0, scaling=self.scaling, is_causal=self.is_causal)
         if isinstance(attention_mask, GatedMask):
             output, weights = gated_attention(self, self.kernel_name, query, key, value, attention_mask, **kwargs)

@@ -70,13 +70,13 @@ def get_kernel(name: str):
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
 
 
-def get_mask_builder(config: PreTrainedConfig):
-    """What turns mask predicates into the mask that the config's kernel takes.
+def get_mask_builder(config: PreTrainedConfig | str):
+    """What turns mask predicates into the mask that a kernel takes: the config's, or the one of this name.
 
     Raises:
         ValueError: for a kernel that came without one; it would attend to padding.
     """
-    name = config._attn_implementation
+    name = config if isinstance(config, str) else config._attn_implementation
     if name not in ALL_MASK_ATTENTION_FUNCTIONS:
         raise ValueError(
             f"The attention kernel {name!r} has no mask builder: register one in ALL_MASK_ATTENTION_FUNCTIONS; there "
