@@ -41,7 +41,7 @@ def scan_folder(folder: str | Path) -> tuple[list[FoundVideo], list[Skip]]:
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is not a folder: expected one that holds videos.")
     videos: list[Path] = []
-    transcripts: dict[Path, list[Path]] = defaultdict(list)  # folder -> files with words
+    transcripts: dict[Path, list[Path]] = defaultdict(list)  # video without its suffix -> files with its words
     texts: dict[str, str | list] = {}
     skips: list[Skip] = []
 
@@ -57,7 +57,8 @@ def scan_folder(folder: str | Path) -> tuple[list[FoundVideo], list[Skip]]:
             if name == METADATA_FILE:
                 texts.update(_read_metadata(path, skips))
             elif path.suffix.lower() in TRANSCRIPT_SUFFIXES:
-                transcripts[path.parent].append(path)
+                for stem in _stems(name):
+                    transcripts[Path(parent, stem)].append(path)
             elif path.suffix.lower() in SCANNED_SUFFIXES:
                 if _is_unicode(str(path)):
                     videos.append(path)
@@ -66,7 +67,7 @@ def scan_folder(folder: str | Path) -> tuple[list[FoundVideo], list[Skip]]:
     if not videos:
         raise ValueError(f"No video in {str(folder)!r}: looked for files ending in {', '.join(SCANNED_SUFFIXES)}.")
     found = [
-        FoundVideo(str(path), _transcript_of(path, transcripts[path.parent]), texts.get(str(path)))
+        FoundVideo(str(path), _best(transcripts.get(path.with_suffix(""), [])), texts.get(str(path)))
         for path in sorted(videos)
     ]
     return found, skips
@@ -80,12 +81,17 @@ def _is_unicode(text):
     return True
 
 
-def _transcript_of(video, candidates):
-    matching = [path for path in candidates if path.stem == video.stem or path.name.startswith(f"{video.stem}.")]
+def _stems(name):
+    """Stems of the videos that a transcript may belong to: "talk.en.srt" to "talk.mp4" and to "talk.en.mp4"."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _best(transcripts):
     rank = {suffix: number for number, suffix in enumerate(TRANSCRIPT_SUFFIXES)}
     # the plain name before one with a language in it, "talk.srt" before "talk.en.srt"
-    matching.sort(key=lambda path: (rank[path.suffix.lower()], len(path.name), path.name))
-    return str(matching[0]) if matching else None
+    best = min(transcripts, key=lambda path: (rank[path.suffix.lower()], len(path.name), path.name), default=None)
+    return None if best is None else str(best)
 
 
 def _read_metadata(path, skips):
