@@ -1,0 +1,224 @@
+"""What sample pictures show: two things side by side, several alike, or a digit, with the words for each.
+
+A scene knows its caption, questions with their answers, the scenes that differ from it in one respect, and its drawing.
+One combination in five is held out: it is never drawn for training, whatever the seed.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from random import Random
+from typing import ClassVar
+
+from .scene_drawing import Canvas
+
+COLOURS = {
+    "red": (226, 48, 42),
+    "green": (44, 176, 66),
+    "blue": (52, 100, 235),
+    "yellow": (240, 212, 40),
+    "purple": (170, 64, 205),
+    "white": (240, 240, 240),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+NUMBERS = ("one", "two", "three", "four")
+OPPOSITES = {"left of": "right of", "above": "below"}
+AXES = {"left of": 0, "above": 1}
+PLACES = {"left of": ("left", "right"), "above": ("top", "bottom")}
+HELD_OUT_EVERY = 5
+
+RIGHT, WRONG_COLOUR, WRONG_SHAPE, WRONG_NUMBER, WRONG_PLACE = LABELS = (
+    "right",
+    "wrong colour",
+    "wrong shape",
+    "wrong number",
+    "wrong place",
+)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A coloured shape."""
+
+    colour: str
+    shape: str
+
+    @property
+    def index(self) -> int:
+        """Its place among all things."""
+        return list(COLOURS).index(self.colour) * len(SHAPES) + SHAPES.index(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+THINGS = tuple(Thing(colour, shape) for colour in COLOURS for shape in SHAPES)
+
+
+@dataclass(frozen=True)
+class PairScene:
+    """Two things of different colour and shape, the first left of or above the second.
+
+    Example:
+
+    ```python
+    >>> from omnilatent.training.data.drawn_scenes import PairScene, Thing
+
+    >>> scene = PairScene(Thing("red", "circle"), Thing("blue", "square"), "left of")
+    >>> scene.caption
+    'a red circle left of a blue square'
+    >>> scene.questions()[0]
+    ('what colour is the circle?', 'red')
+    ```
+    """
+
+    first: Thing
+    second: Thing
+    relation: str
+
+    kind: ClassVar[str] = "pair"
+
+    @property
+    def caption(self) -> str:
+        return f"a {self.first} {self.relation} a {self.second}"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether these two things are never shown together in training, whichever is first."""
+        return (self.first.index + self.second.index) % HELD_OUT_EVERY == 0
+
+    def questions(self) -> list[tuple[str, str]]:
+        things = (self.first, self.second)
+        first, second = (thing.shape for thing in things)
+        opposite = OPPOSITES[self.relation]
+        return [
+            *((f"what colour is the {thing.shape}?", thing.colour) for thing in things),
+            *((f"what shape is {thing.colour}?", thing.shape) for thing in things),
+            *((f"where is the {thing.shape}?", place) for thing, place in zip(things, PLACES[self.relation])),
+            (f"is the {first} {self.relation} the {second}?", "yes"),
+            (f"is the {second} {self.relation} the {first}?", "no"),
+            (f"is the {second} {opposite} the {first}?", "yes"),
+            (f"is the {first} {opposite} the {second}?", "no"),
+        ]
+
+    def altered(self) -> dict[str, list["PairScene"]]:
+        """Label -> scenes that differ from this one in that respect."""
+        things = {"first": self.first, "second": self.second}
+        shapes = {thing.shape for thing in things.values()}
+        colours = {thing.colour for thing in things.values()}
+        recoloured = itertools.product(things.items(), set_order(COLOURS, colours))
+        reshaped = itertools.product(things.items(), set_order(SHAPES, shapes))
+        other = next(relation for relation in OPPOSITES if relation != self.relation)
+        swapped = PairScene(self.second, self.first, self.relation)
+        return {
+            WRONG_COLOUR: [replace(self, **{k: replace(thing, colour=c)}) for (k, thing), c in recoloured],
+            WRONG_SHAPE: [replace(self, **{k: replace(thing, shape=s)}) for (k, thing), s in reshaped],
+            WRONG_PLACE: [swapped, replace(self, relation=other), replace(swapped, relation=other)],
+        }
+
+    def draw(self, canvas: Canvas, random: Random) -> None:
+        axis = AXES[self.relation]
+        gap, middle = random.uniform(0.42, 0.5), random.uniform(0.44, 0.56)
+        for thing, side in ((self.first, -1), (self.second, 1)):
+            centre = [random.uniform(0.44, 0.56), random.uniform(0.44, 0.56)]
+            centre[axis] = middle + side * gap / 2
+            canvas.shape(thing.shape, COLOURS[thing.colour], centre, random.uniform(0.15, 0.18))
+
+
+@dataclass(frozen=True)
+class CountScene:
+    """One to four things, all alike."""
+
+    number: int
+    thing: Thing
+
+    kind: ClassVar[str] = "count"
+
+    @property
+    def caption(self) -> str:
+        return f"{NUMBERS[self.number - 1]} {self.thing.colour} {self._shapes}"
+
+    @property
+    def held_out(self) -> bool:
+        return (self.number + self.thing.index) % HELD_OUT_EVERY == 0
+
+    @property
+    def _shapes(self):
+        return (
+            self.thing.shape
+            if self.number == 1
+            else f"{self.thing.shape}{'es' if self.thing.shape == 'cross' else 's'}"
+        )
+
+    def questions(self) -> list[tuple[str, str]]:
+        return [
+            ("how many things are there?", NUMBERS[self.number - 1]),
+            ("what colour is it?" if self.number == 1 else "what colour are they?", self.thing.colour),
+            ("what shape is it?" if self.number == 1 else "what shape are they?", self.thing.shape),
+        ]
+
+    def altered(self) -> dict[str, list["CountScene"]]:
+        thing = self.thing
+        return {
+            WRONG_COLOUR: [replace(self, thing=replace(thing, colour=c)) for c in set_order(COLOURS, {thing.colour})],
+            WRONG_SHAPE: [replace(self, thing=replace(thing, shape=s)) for s in set_order(SHAPES, {thing.shape})],
+            WRONG_NUMBER: [replace(self, number=n) for n in range(1, len(NUMBERS) + 1) if n != self.number],
+        }
+
+    def draw(self, canvas: Canvas, random: Random) -> None:
+        # a place in each of so many of the four quarters, so that none lies on another
+        quarters = random.sample([(x, y) for x in (0.27, 0.73) for y in (0.27, 0.73)], self.number)
+        for x, y in quarters:
+            centre = (x + random.uniform(-0.06, 0.06), y + random.uniform(-0.06, 0.06))
+            canvas.shape(self.thing.shape, COLOURS[self.thing.colour], centre, random.uniform(0.14, 0.17))
+
+
+@dataclass(frozen=True)
+class DigitScene:
+    """A digit in a colour."""
+
+    digit: int
+    colour: str
+
+    kind: ClassVar[str] = "digit"
+
+    @property
+    def caption(self) -> str:
+        return f"the digit {self.digit} in {self.colour}"
+
+    @property
+    def held_out(self) -> bool:
+        return (self.digit + list(COLOURS).index(self.colour)) % HELD_OUT_EVERY == 0
+
+    def questions(self) -> list[tuple[str, str]]:
+        return [("which digit is it?", str(self.digit)), ("what colour is the digit?", self.colour)]
+
+    def altered(self) -> dict[str, list["DigitScene"]]:
+        return {
+            WRONG_COLOUR: [replace(self, colour=c) for c in set_order(COLOURS, {self.colour})],
+            WRONG_NUMBER: [replace(self, digit=d) for d in range(10) if d != self.digit],
+        }
+
+    def draw(self, canvas: Canvas, random: Random) -> None:
+        centre = (random.uniform(0.44, 0.56), random.uniform(0.44, 0.56))
+        canvas.digit(self.digit, COLOURS[self.colour], centre, random.uniform(0.72, 0.86))
+
+
+Scene = PairScene | CountScene | DigitScene
+
+
+def set_order(choices, without) -> list:
+    """The choices in their order, without some: a set's own order differs from process to process."""
+    return [choice for choice in choices if choice not in without]
+
+
+def all_scenes() -> list[Scene]:
+    """Every scene there is, 876: as many captions, no two the same."""
+    pairs = [
+        PairScene(first, second, relation)
+        for first, second in itertools.permutations(THINGS, 2)
+        if first.colour != second.colour and first.shape != second.shape
+        for relation in OPPOSITES
+    ]
+    counts = [CountScene(number, thing) for number in range(1, len(NUMBERS) + 1) for thing in THINGS]
+    digits = [DigitScene(digit, colour) for digit in range(10) for colour in COLOURS]
+    return [*pairs, *counts, *digits]
