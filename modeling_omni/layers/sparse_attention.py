@@ -4,8 +4,7 @@ Registered with transformers as `attn_implementation="sparse"`. Longformer's pat
 a token sees those at most `window_size` away on each side; the first `num_global_tokens` see all and are seen by all.
 Causal attention is the same without the future.
 
-Shapes: B batch, H heads, G key and value heads, R query heads of each, N tokens, C blocks of c tokens, S keys that a
-block sees, d head width, g global tokens.
+Shapes: B batch, H heads, G key and value heads, N tokens, d head width, g global tokens.
 """
 
 import torch
@@ -13,13 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from .gathered_blocks import gathered_attention
 from .key_masks import check_key_mask, key_mask
+from .relative_bias import LOOKUP_KERNELS, RelativeBias
 
-# tokens of a block of queries: a multiple of the smallest, near the window, so that little is computed for nothing
-SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128
+NAME = "sparse"
 
 
-def gathered_attention(
+def sparse_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -29,75 +29,62 @@ def gathered_attention(
     is_causal: bool = False,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: RelativeBias | None = None,
+    training: bool = False,
 ) -> torch.Tensor:
-    """Sparse attention by blocks: each block of queries meets a copy of the keys around it and of the global ones.
+    """Softmax attention in Longformer's pattern.
+
+    On a GPU flex attention does it; dropout, a bias and what is exported take blocks with gathered keys, as a CPU does.
 
     Args:
         query: (B, H, N, d); key, value: (B, G, N, d).
         keys_there: bool (B, N), False for keys that nobody sees.
+        position_bias: on one axis of N tokens.
+        training: which of its compiled forms flex attention takes.
 
     Returns:
         (B, H, N, d), 0 for a query that sees no key.
     """
-    batch, heads, length, width = query.shape
-    groups = heads // key.shape[1]
-    num_global_tokens = min(num_global_tokens, length)
-    block = min(-(-window_size // SMALLEST_BLOCK) * SMALLEST_BLOCK, LARGEST_BLOCK)
-    reach = -(-window_size // block)  # blocks on each side
-    sides = (reach, 0 if is_causal else reach)
-    queries = _blocks(query, block).unflatten(1, (-1, groups))  # (B, G, R, C, c, d)
-    queries = queries.permute(0, 3, 1, 2, 4, 5).flatten(3, 4).flatten(0, 1)  # (B * C, G, R * c, d)
-    keys, values = (_around(states, block, sides, num_global_tokens) for states in (key, value))  # (B * C, G, S, d)
-    mask = _mask_of_blocks(length, block, sides, window_size, num_global_tokens, is_causal, keys_there, query.device)
-    mask = mask.repeat(1, groups, 1)  # (B or 1 times C, R * c, S)
-    mask = mask.expand(batch, *mask.shape).flatten(0, 1) if keys_there is None else mask
-    output = F.scaled_dot_product_attention(queries, keys, values, mask.unsqueeze(1), dropout_p=dropout, scale=scaling)
-    output = output.unflatten(2, (groups, block)).unflatten(0, (batch, -1))  # (B, C, G, R, c, d)
-    output = output.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)[:, :, :length]
-    if is_causal or num_global_tokens == 0:  # a causal global token sees global tokens only, which are in each block
+    num_global_tokens = min(num_global_tokens, query.shape[2])
+    pattern = (window_size, num_global_tokens, keys_there, is_causal, scaling)
+    if dropout == 0.0 and position_bias is None and _has_flex(query):
+        from .flex_blocks import flex_attention  # loads the compiler
+
+        output = flex_attention(query, key, value, *pattern, training=training)
+    else:
+        output = gathered_attention(query, key, value, *pattern, dropout, position_bias)
+    if is_causal or num_global_tokens == 0:  # a causal global token sees no more than others do: global tokens
         return output
-    seen = None if keys_there is None else keys_there[:, None, None]
+    mask = None if keys_there is None else keys_there[:, None, None]
+    if position_bias is not None:
+        bias = _bias_of_first(position_bias, num_global_tokens).to(query.dtype)
+        mask = bias if mask is None else torch.where(mask, bias, float("-inf"))
     of_global = F.scaled_dot_product_attention(
-        query[:, :, :num_global_tokens], key, value, seen, dropout_p=dropout, scale=scaling, enable_gqa=groups > 1
+        query[:, :, :num_global_tokens],
+        key,
+        value,
+        mask,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return torch.cat([of_global, output[:, :, num_global_tokens:]], dim=2)
 
 
-def _blocks(states: torch.Tensor, block: int, before: int = 0, after: int = 0) -> torch.Tensor:
-    """(..., N, d) -> (..., before + C + after, c, d), padded with 0."""
-    length = states.shape[-2]
-    states = F.pad(states, (0, 0, before * block, after * block + -length % block))
-    return states.unflatten(-2, (-1, block))
+def _has_flex(query: torch.Tensor) -> bool:
+    """Whether flex attention takes these queries, here and now."""
+    return (
+        query.is_cuda
+        and query.dtype != torch.float64
+        and query.shape[-1] >= 16  # the smallest side of a tensor core's product
+        and not torch.compiler.is_exporting()
+    )
 
 
-def _around(states: torch.Tensor, block: int, sides: tuple[int, int], num_global_tokens: int) -> torch.Tensor:
-    """What each block sees of states (B, G, N, d): the global tokens and those around, (B * C, G, S, d)."""
-    blocks = _blocks(states, block, *sides).transpose(1, 2)
-    count = blocks.shape[1] - sum(sides)
-    near = [blocks[:, shift : shift + count] for shift in range(sum(sides) + 1)]
-    if num_global_tokens > 0:
-        of_global = states[:, None, :, :num_global_tokens]
-        near = [of_global.expand(-1, count, -1, -1, -1), *near]
-    return torch.cat(near, dim=3).flatten(0, 1)
-
-
-def _mask_of_blocks(length, block, sides, window_size, num_global_tokens, is_causal, keys_there, device):
-    """Who sees whom within blocks: bool (C, c, S), or (B * C, c, S) where samples differ."""
-    count = -(-length // block)
-    start = torch.arange(count, device=device)[:, None, None] * block  # (C, 1, 1)
-    query = start + torch.arange(block, device=device)[:, None]
-    near = start + torch.arange(-sides[0] * block, (sides[1] + 1) * block, device=device)
-    of_global = torch.arange(num_global_tokens, device=device).expand(count, 1, -1)
-    key = torch.cat([of_global, near], dim=-1)  # (C, 1, S)
-    in_window = ((query - key).abs() <= window_size) & (key >= num_global_tokens) & (key < length)
-    column = torch.arange(key.shape[-1], device=device)
-    mask = torch.where(column < num_global_tokens, True, in_window)  # a global token is seen in its own column only
-    if is_causal:
-        mask = mask & (key <= query)
-    if keys_there is None:
-        return mask
-    there = _around(keys_there[:, None, :, None], block, sides, num_global_tokens)  # (B * C, 1, S, 1)
-    return (mask & there.squeeze(-1).unflatten(0, (-1, count))).flatten(0, 1)
+def _bias_of_first(bias: RelativeBias, count: int) -> torch.Tensor:
+    """The bias of the first queries, (1, H, count, N)."""
+    length = bias.key_size[0]
+    return RelativeBias(bias.table[: length - 1 + count], (count,), (length,)).dense()
 
 
 def sparse_attention_forward(
@@ -109,7 +96,7 @@ def sparse_attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
-    position_bias: torch.Tensor | None = None,
+    position_bias: RelativeBias | None = None,
     window_size: int = 128,
     num_global_tokens: int = 1,
     **kwargs,
@@ -119,27 +106,43 @@ def sparse_attention_forward(
     Args:
         query: (B, H, N, d); key, value: (B, G, N, d).
         attention_mask: (B, N), True where a key is seen.
+        position_bias: on one axis, such as `RelativeOffsets` makes; a bias that is written out has N² numbers.
 
     Raises:
-        ValueError: for a context of another length, a KV cache, a position bias and a mask of another shape.
+        ValueError: for a context of another length, a KV cache, a bias of another form and a mask of another shape.
     """
-    if query.shape[2] != key.shape[2]:
+    length = query.shape[2]
+    if length != key.shape[2]:
         raise ValueError(
             "The attention kernel 'sparse' has windows around a token's own place, so it needs as many keys as "
-            f"queries, got {key.shape[2]} and {query.shape[2]}; for a context of another length and for a KV cache "
-            "choose 'multi_head'."
+            f"queries, got {key.shape[2]} and {length}; for a context of another length and for a KV cache choose "
+            "'multi_head'."
         )
     if position_bias is not None:
-        raise ValueError("The attention kernel 'sparse' takes no `position_bias`.")
+        _check_bias(position_bias, length)
     is_causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    attention_mask = check_key_mask("sparse", attention_mask, key)
-    output = gathered_attention(
-        query, key, value, window_size, num_global_tokens, attention_mask, is_causal, scaling, dropout
-    )
+    attention_mask = check_key_mask(NAME, attention_mask, key)
+    pattern = (window_size, num_global_tokens, attention_mask, is_causal, scaling)
+    output = sparse_attention(query, key, value, *pattern, dropout, position_bias, module.training)
     return output.transpose(1, 2), None
 
 
-AttentionInterface.register("sparse", sparse_attention_forward)
-AttentionMaskInterface.register("sparse", key_mask)
+def _check_bias(bias: RelativeBias | torch.Tensor, length: int):
+    if not isinstance(bias, RelativeBias) or bias.table.ndim != 2 or bias.class_token:
+        what = f"a table of shape {tuple(bias.table.shape)}" if isinstance(bias, RelativeBias) else type(bias).__name__
+        raise ValueError(
+            "The attention kernel 'sparse' looks its bias up by offset: expected a `RelativeBias` with one table for "
+            f"all samples and no class token, such as `RelativeOffsets` makes, got {what}."
+        )
+    if bias.query_size != (length,) or bias.key_size != (length,):
+        raise ValueError(
+            f"The attention kernel 'sparse' needs a bias on one axis of {length} tokens, got grids "
+            f"{bias.query_size} and {bias.key_size}."
+        )
 
-__all__ = ["gathered_attention"]
+
+AttentionInterface.register(NAME, sparse_attention_forward)
+AttentionMaskInterface.register(NAME, key_mask)
+LOOKUP_KERNELS.add(NAME)
+
+__all__ = ["sparse_attention"]
