@@ -7,7 +7,10 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
     AutoVideoProcessor,
@@ -16,16 +19,23 @@ from transformers.models.auto import modeling_auto
 from transformers.models.vit import ViTImageProcessor, ViTImageProcessorPil
 
 from .configuration.configuration_audio_visual_aligner import AudioVisualAlignerConfig
+from .configuration.configuration_multimodal import DecoderConfig, EncoderConfig, MultiModalConfig
 from .configuration.configuration_omnilatent import OmniLatentConfig
 from .configuration.configuration_omninet import OmniNetConfig
 from .configuration.configuration_relpos_vit import RelPosViTConfig
 from .modeling_omni.hooks import LatentHookConfig, LatentHookModel
+from .modeling_omni.multimodal.modeling_multimodal import MultiModalTransformer
+from .modeling_omni.multimodal.modeling_multimodal_classification import MultiModalForVisualQuestionAnswering
+from .modeling_omni.multimodal.modeling_multimodal_generation import MultiModalForConditionalGeneration
+from .modeling_omni.multimodal.modeling_multimodal_retrieval import MultiModalForRetrieval
+from .modeling_omni.multimodal.token_encoder import TokenEncoder
 from .modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
 from .modeling_omni.omninet.audio_visual_aligner import AudioVisualAligner
 from .modeling_omni.omninet.modeling_omninet import OmniNetModel
 from .modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTModel
 from .processing.feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .processing.image_processing_omnilatent import OmniLatentImageProcessor, OmniLatentImageProcessorPil
+from .processing.processing_multimodal import MultiModalProcessor
 from .processing.processing_omnilatent import OmniLatentProcessor
 from .processing.tokenization_omnilatent import OmniLatentTokenizer
 from .processing.video_processing_omnilatent import OmniLatentVideoProcessor
@@ -64,7 +74,27 @@ def register():
         exist_ok=True,
     )
 
+    register_multimodal()
     register_latent_hooks()
+
+
+def register_multimodal():
+    """The task models of text and a second modality."""
+    AutoConfig.register(EncoderConfig.model_type, EncoderConfig, exist_ok=True)
+    AutoConfig.register(DecoderConfig.model_type, DecoderConfig, exist_ok=True)
+    AutoConfig.register(MultiModalConfig.model_type, MultiModalConfig, exist_ok=True)
+    AutoModel.register(EncoderConfig, TokenEncoder, exist_ok=True)
+    AutoModel.register(MultiModalConfig, MultiModalTransformer, exist_ok=True)
+    AutoModelForImageTextToText.register(MultiModalConfig, MultiModalForConditionalGeneration, exist_ok=True)
+    AutoModelForVisualQuestionAnswering.register(MultiModalConfig, MultiModalForVisualQuestionAnswering, exist_ok=True)
+    AutoModelForZeroShotImageClassification.register(MultiModalConfig, MultiModalForRetrieval, exist_ok=True)
+    AutoProcessor.register(MultiModalConfig, MultiModalProcessor, exist_ok=True)
+    AutoTokenizer.register(MultiModalConfig, OmniLatentTokenizer, exist_ok=True)
+    AutoImageProcessor.register(
+        MultiModalConfig,
+        image_processor_classes={"pil": ViTImageProcessorPil, "torchvision": ViTImageProcessor},
+        exist_ok=True,
+    )
 
 
 def register_latent_hooks():

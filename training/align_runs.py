@@ -10,7 +10,7 @@ from transformers.integrations import is_tensorboard_available
 
 from ..configuration.modalities import AUDIO
 from ..modeling_omni.omninet.audio_visual_aligner import AudioVisualAligner
-from ..modeling_omni.omninet.tower_tokens import reads_videos
+from ..modeling_omni.towers.tower_tokens import reads_videos
 from ..processing.processing_audio_visual_aligner import AudioVisualAlignerProcessor
 from .align_arguments import AlignerTrainingArguments
 from .align_trainer import AlignerTrainer

@@ -115,6 +115,7 @@ class Attention(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         position_bias: torch.Tensor | RelativeBias | None = None,
         past_key_values: Cache | None = None,
+        key_value: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -125,14 +126,13 @@ class Attention(nn.Module):
             rotary: cosines and sines from `MultiAxisRotary`, for queries and keys alike.
             position_bias: (B or 1, H, Q, K), added to the scores; or a `RelativeBias`, which some kernels look up.
             past_key_values: cache that holds earlier keys and values.
+            key_value: keys and values of the context as `project_context` made them before, in its place.
 
         Returns:
             The output (B, Q, hidden_size), and the weights (B, H, Q, K) from a kernel that makes them.
         """
-        context = hidden_states if context is None else context
         query = self.q_norm(self._split_heads(self.q_proj(hidden_states)))
-        key = self.k_norm(self._split_heads(self.k_proj(context)))
-        value = self._split_heads(self.v_proj(context))
+        key, value = key_value or self.project_context(hidden_states if context is None else context)
         if rotary is not None:
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
         if past_key_values is not None:
@@ -149,6 +149,10 @@ class Attention(nn.Module):
             kernel = get_kernel(self.kernel_name)
             output, weights = kernel(self, query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
+
+    def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, G, K, d) of a context (B, K, context_size), before any rotation."""
+        return self.k_norm(self._split_heads(self.k_proj(context))), self._split_heads(self.v_proj(context))
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H * d) -> (B, H, T, d)

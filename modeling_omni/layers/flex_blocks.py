@@ -77,7 +77,11 @@ def make_block_mask(
         some = some & there.any(dim=-1)[:, None, None]
         whole = whole & there.all(dim=-1)[:, None, None]
     return BlockMask.from_kv_blocks(
-        *_list_blocks(some & ~whole), *_list_blocks(whole), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length)
+        *_list_blocks(some & ~whole),
+        *_list_blocks(whole),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=sees,
+        seq_lengths=(length, length),
     )
 
 

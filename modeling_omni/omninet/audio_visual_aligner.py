@@ -12,9 +12,9 @@ from transformers.utils import auto_docstring, can_return_tuple
 
 from ...configuration.configuration_audio_visual_aligner import AudioVisualAlignerConfig
 from ...configuration.configuration_omninet import STREAMS, OmniNetConfig
+from ..towers.tower_tokens import TowerTokens, read_audio, read_text, read_vision
+from ..towers.towers import SavesOwnNames, make_tower, open_tower
 from .modeling_omninet import OmniNetModel, OmniNetOutput
-from .tower_tokens import TowerTokens, read_audio, read_text, read_vision
-from .towers import find_tower, load_tower, make_tower
 
 WAVEFORM_RATE, SPECTROGRAM_RATE = 16_000, 100  # positions per second
 
@@ -25,7 +25,7 @@ WAVEFORM_RATE, SPECTROGRAM_RATE = 16_000, 100  # positions per second
     with it.
     """
 )
-class AudioVisualAligner(PreTrainedModel):
+class AudioVisualAligner(SavesOwnNames, PreTrainedModel):
     r"""
     ```python
     >>> import torch
@@ -104,9 +104,7 @@ class AudioVisualAligner(PreTrainedModel):
                 do not exist.
         """
         given = {"vision": vision, "audio": audio, "text": text}
-        towers = {name: _open_tower(tower, name) for name, tower in given.items() if tower is not None}
-        for tower in towers.values():
-            tower.config.architectures = [type(tower).__name__]  # by which it is made again
+        towers = {name: open_tower(tower, name) for name, tower in given.items() if tower is not None}
         if not isinstance(freeze, dict):
             freeze = dict.fromkeys(towers, freeze)
         unknown = set(freeze) - set(towers)
@@ -134,14 +132,6 @@ class AudioVisualAligner(PreTrainedModel):
         for name in self.config.frozen_towers:
             self.towers[name].requires_grad_(False).eval()  # loading makes parameters that ask for gradients
         return self
-
-    def save_pretrained(self, save_directory: str | os.PathLike, save_original_format: bool = False, **kwargs):
-        """As in transformers, but by default parameters keep the names that they have here.
-
-        transformers saves those of some towers, such as VideoMAE, under other names. Trainer resumes by name, and would
-        leave them as they are.
-        """
-        return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
     @can_return_tuple
     @auto_docstring
@@ -319,14 +309,6 @@ class AudioVisualAligner(PreTrainedModel):
         if self.config.audio_rate is not None:
             return self.config.audio_rate
         return WAVEFORM_RATE if hasattr(self.config.audio_config, "conv_stride") else SPECTROGRAM_RATE
-
-
-def _open_tower(given, modality):
-    if isinstance(given, PreTrainedConfig):
-        return make_tower(given, modality)
-    if isinstance(given, str | os.PathLike):
-        return load_tower(str(given), modality)
-    return find_tower(given, modality)
 
 
 def _one_of(**values):

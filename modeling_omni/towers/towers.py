@@ -1,6 +1,7 @@
 """Towers: the vision, audio or text encoder in a transformers model, however it is given."""
 
 import inspect
+import os
 import sys
 
 import torch
@@ -19,6 +20,33 @@ _TOWER_NAMES = {
     "audio": ("audio_model", "audio_tower", "audio_encoder", "speech_encoder"),
     "text": ("text_model", "text_encoder"),
 }
+
+
+class SavesOwnNames:
+    """Mixin in front of `PreTrainedModel`, for models that hold towers."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, save_original_format: bool = False, **kwargs):
+        """As in transformers, but by default parameters keep the names that they have here.
+
+        transformers saves those of some towers, such as VideoMAE, under other names. Trainer resumes by name, and would
+        leave them as they are.
+        """
+        return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+
+def open_tower(given: PreTrainedModel | PreTrainedConfig | str | os.PathLike, modality: str) -> PreTrainedModel:
+    """The tower in a model, in a folder or repository on the Hub, or of a config.
+
+    Its config remembers its class, by which `make_tower` makes it again.
+    """
+    if isinstance(given, PreTrainedConfig):
+        tower = make_tower(given, modality)
+    elif isinstance(given, str | os.PathLike):
+        tower = load_tower(str(given), modality)
+    else:
+        tower = find_tower(given, modality)
+    tower.config.architectures = [type(tower).__name__]
+    return tower
 
 
 def find_tower(model: PreTrainedModel, modality: str) -> PreTrainedModel:

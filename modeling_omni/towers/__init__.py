@@ -1,0 +1,1 @@
+"""Encoders of one modality in models of transformers: finding them, and reading their tokens."""
