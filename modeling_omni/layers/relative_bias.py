@@ -81,7 +81,7 @@ def bias_for_kernel(
         position_bias = position_bias.dense()
     position_bias = position_bias.to(query.dtype)  # sdpa's mask has the queries' type
     if kernel_name == "flex_attention":  # which reads position_bias[b] whatever the number of samples in it
-        position_bias = position_bias.expand(len(query), -1, -1, -1)
+        position_bias = position_bias.expand(query.shape[0], -1, -1, -1)
     return position_bias
 
 

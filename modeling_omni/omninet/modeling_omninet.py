@@ -169,7 +169,7 @@ class OmniNetStream(OmniNetPreTrainedModel):
             timestamps: (B, S) seconds.
         """
         tokens = self.embed_tokens(features, attention_mask, timestamps)
-        queries = self.query_tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+        queries = self.query_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         mask = create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=tokens)
         read, _ = self.cross_attention(queries, context=tokens, attention_mask=mask, **kwargs)
         hidden_states = self.cross_norm(read)
@@ -271,7 +271,7 @@ class OmniNetModel(OmniNetPreTrainedModel):
             "text": (text_features, text_attention_mask, text_timestamps, text_present),
         }
         inputs = {name: values for name, values in inputs.items() if values[0] is not None}
-        sizes = {f"{name}_features": len(values[0]) for name, values in inputs.items()}
+        sizes = {f"{name}_features": values[0].shape[0] for name, values in inputs.items()}
         if not inputs:
             raise ValueError("Give the features of one modality at least, and of two for a loss.")
         if len(set(sizes.values())) > 1:

@@ -39,7 +39,7 @@ class AbsolutePositions(nn.Module):
         weights = [_place_weights(*axis) for axis in lengths]
         of_class, places = self.weight[: self.class_token], self.weight[self.class_token :]
         places = resample_axes(places.unflatten(0, self.grid_size), weights).flatten(1, -2)
-        return torch.cat([of_class.expand(len(places), -1, -1), places], dim=1)
+        return torch.cat([of_class.expand(places.shape[0], -1, -1), places], dim=1)
 
     @torch.no_grad()
     def resize(self, grid_size: Sequence[int]):

@@ -44,7 +44,7 @@ class RelPosViTEmbeddings(nn.Module):
         """(B, C, sizes ...) -> (B, N, D)."""
         states = self.patch_embedding(pixel_values.to(self.patch_embedding.projection.weight.dtype))
         if self.class_token is not None:
-            states = torch.cat([self.class_token.to(states.dtype).expand(len(states), -1, -1), states], dim=1)
+            states = torch.cat([self.class_token.to(states.dtype).expand(states.shape[0], -1, -1), states], dim=1)
         if self.positions is not None:
             states = states + self.positions(grid_size, sizes)
         return self.dropout(states)
@@ -250,9 +250,9 @@ class RelPosViTModel(RelPosViTPreTrainedModel):
         grid_size = tuple(size // patch for size, patch in zip(shape, config.patch_shape))
         sizes = patch_mask = attention_mask = None
         if pixel_mask is not None:
-            if pixel_mask.shape != (len(pixel_values), *shape):
+            if pixel_mask.shape != (pixel_values.shape[0], *shape):
                 raise ValueError(
-                    f"`pixel_mask` must have the shape {(len(pixel_values), *shape)}, got {tuple(pixel_mask.shape)}."
+                    f"`pixel_mask` must have the shape {(pixel_values.shape[0], *shape)}, got {tuple(pixel_mask.shape)}."
                 )
             if config.has_position_bias and config.bias_type == "1d":
                 raise ValueError(

@@ -29,7 +29,9 @@ def read_pixel_mask(pixel_mask: torch.Tensor, patch_shape: tuple[int, ...]) -> t
         others = tuple(1 + other for other in range(axes) if other != axis)
         size = patches.any(dim=others).sum(dim=1)
         places = torch.arange(patches.shape[1 + axis], device=patches.device)
-        inside = (places < size[:, None]).view(len(patches), *(-1 if other == axis else 1 for other in range(axes)))
+        inside = (places < size[:, None]).view(
+            patches.shape[0], *(-1 if other == axis else 1 for other in range(axes))
+        )
         sizes.append(size)
         block = block & inside
     sizes = torch.stack(sizes, dim=1)

@@ -27,7 +27,7 @@ class TowerTokens:
 
     def timestamps(self, rate: float) -> torch.Tensor:
         """(B, S) seconds, of an input that has `rate` positions per second."""
-        return (self.positions / rate).expand(len(self.features), -1)
+        return (self.positions / rate).expand(self.features.shape[0], -1)
 
     def timestamps_of(self, times: torch.Tensor) -> torch.Tensor:
         """(B, S) seconds, from the times (B, L) of the input's positions."""
@@ -77,7 +77,7 @@ def read_audio(tower: PreTrainedModel, audio: torch.Tensor, mask: torch.Tensor |
     if audio.ndim not in (2, 3, 4) or 0 in audio.shape:
         raise ValueError(f"Audio must be (batch, samples) or a batch of spectrograms, got {tuple(audio.shape)}.")
     length = audio.shape[_time_axis(tower, audio)]
-    _check_mask("audio_attention_mask", mask, (len(audio), length))
+    _check_mask("audio_attention_mask", mask, (audio.shape[0], length))
     masks_itself = hasattr(tower, "_get_feature_vector_attention_mask")  # wav2vec 2.0 and its kin
     inputs = {tower.main_input_name: audio}
     if masks_itself and mask is not None:
@@ -109,7 +109,7 @@ def read_text(tower: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tenso
         raise ValueError(f"`input_ids` must be (batch, tokens), got {tuple(input_ids.shape)}.")
     _check_mask("attention_mask", mask, input_ids.shape)
     features = _run(tower, {"input_ids": input_ids, "attention_mask": mask})
-    return _tokens(features, mask, torch.arange(input_ids.shape[1]), 0, input_ids.shape[1])
+    return _tokens(features, mask, torch.arange(input_ids.shape[1]).float(), 0, input_ids.shape[1])
 
 
 def reads_videos(tower: PreTrainedModel) -> bool:
@@ -141,7 +141,7 @@ def _run(tower, inputs, keep_maps=False):
 
 def _spread(centres, tokens, times_first, length):
     """Positions (S,) of tokens on a grid of so many places in time, and how many tokens of the whole precede it."""
-    rows, prefix = divmod(tokens, len(centres))
+    rows, prefix = tokens // centres.shape[0], tokens % centres.shape[0]  # exporters trace no `len` nor `divmod`
     grid = centres.repeat_interleave(rows) if times_first else centres.repeat(rows)
     return torch.cat([torch.full((prefix,), (length - 1) / 2), grid.float()]), prefix
 

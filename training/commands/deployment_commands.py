@@ -1,0 +1,32 @@
+"""Models for use elsewhere: `export`."""
+
+from pathlib import Path
+
+from .command_options import add_command
+
+
+def add_commands(commands):
+    _add_export(commands)
+
+
+def _add_export(commands):
+    command = add_command(
+        commands,
+        "export",
+        _run_export,
+        "write a trained model as ONNX or torch.export programs",
+        "Write a trained model as programs that run without its code, check that they compute what it computes, and put "
+        "its processor and config beside them. OUT/export.json tells inputs, outputs and the greatest difference.",
+    )
+    command.add_argument("--model", required=True, metavar="DIR", help="trained model: a folder or a repository")
+    command.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="of the programs")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def _run_export(args):
+    from ..deployment import export_model
+    from ..deployment.loading import load_model, load_processor
+
+    model, processor = load_model(args.model), load_processor(args.model)
+    for name, graph in export_model(model, args.out, processor, args.format).items():
+        print(f"{args.out / graph.file}: {name}, differs from the model by {graph.parity:.1e} at most")
