@@ -32,6 +32,49 @@ def attention(query, key, value, mask=None, bias=None, scaling=None):
     return output
 
 
+def kernel_attention(query, key, value, features, mask=None):
+    """Σ φ(q)·φ(k) v / Σ φ(q)·φ(k) one query at a time; a query without a key gets 0. `features` maps a vector (d,)."""
+    query, key, value = query.detach().double(), key.detach().double(), value.detach().double()
+    batch, heads, queries, _ = query.shape
+    group = heads // key.shape[1]
+    output = torch.zeros(batch, heads, queries, value.shape[-1], dtype=torch.float64)
+    for b in range(batch):
+        for h in range(heads):
+            of_keys = [features(row) for row in key[b, h // group]]
+            for q in range(queries):
+                of_query = features(query[b, h, q])
+                row = mask[b, h % mask.shape[1], q] if mask is not None else torch.ones(key.shape[2], dtype=torch.bool)
+                weights = {k: float(of_query @ of_keys[k]) for k in row.nonzero().flatten().tolist()}
+                total = sum(weights.values()) or 1.0  # features may all be 0
+                for k, weight in weights.items():
+                    output[b, h, q] += weight / total * value[b, h // group, k]
+    return output
+
+
+def elu_features(vector):
+    return torch.tensor([x + 1 if x > 0 else math.exp(x) for x in vector.double().tolist()], dtype=torch.float64)
+
+
+def relu_features(vector):
+    return vector.double().clamp(min=0)
+
+
+def random_features(vector, projection):
+    """exp(w·x - |x|²/2) for each row w, with x scaled by d^-1/4."""
+    x = vector.double() * len(vector) ** -0.25
+    return torch.stack([torch.exp(w.double() @ x - x @ x / 2) for w in projection])
+
+
+def sparse_pattern(length, window_size, num_global_tokens, is_causal):
+    """Bool (N, N): the window, the rows and the columns of global tokens, without the future where causal."""
+    seen = torch.zeros(length, length, dtype=torch.bool)
+    for q in range(length):
+        for k in range(length):
+            near = abs(q - k) <= window_size
+            seen[q, k] = (near or k < num_global_tokens or q < num_global_tokens) and not (is_causal and k > q)
+    return seen
+
+
 def rms_norm(x, weight, eps):
     x = x.double()
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from .feature_maps import EluFeatures, FeatureMap, RandomFeatures
 from .key_masks import check_key_mask, key_mask
 from .recomputation import recomputed
+from .symbolic_lengths import is_symbolic
 
 # features of a head that are in memory at once; the sequence goes by in segments, which backward computes again
 SEGMENT_FEATURES = 2**21
@@ -53,11 +54,9 @@ def linear_attention(
     features = feature_map.width(query.shape[-1])
     sums = value.new_zeros(value.shape[0], heads, features, value.shape[-1], dtype=wide)
     state = (sums, sums[..., 0], value.new_full((value.shape[0], heads, 1, 1), LOWEST, dtype=wide))
-    whole = torch.compiler.is_compiling()  # which plans its memory itself
-    segment = max(query.shape[3], key.shape[2]) if whole else max(SEGMENT_FEATURES // features // CHUNK, 1) * CHUNK
-    queries = query.split(segment, dim=3)
-    keys, values = key.split(segment, dim=2), value.split(segment, dim=2)
-    marks = [None] * len(keys) if there is None else there.split(segment, dim=2)
+    segment = max(SEGMENT_FEATURES // features // CHUNK, 1) * CHUNK
+    queries, keys, values = (_split(states, segment) for states in (query, key, value))
+    marks = [None] * len(keys) if there is None else _split(there, segment)
     outputs = []
     with torch.autocast(query.device.type, enabled=False):
         if is_causal:
@@ -112,15 +111,21 @@ def _key_features(key, sums, counts, top, feature_map, scaling, there):
     return features, sums * shrink, counts * shrink.squeeze(-1), new_top
 
 
+def _split(states: torch.Tensor, segment: int) -> tuple[torch.Tensor, ...]:
+    """Segments of (..., N, d). A compiled graph plans its memory itself."""
+    return (states,) if torch.compiler.is_compiling() else states.split(segment, dim=-2)
+
+
 def _factor_type(states: torch.Tensor) -> torch.dtype:
     """The type of a product's factors. Sums have float32; float16 would overflow in a factor."""
     return states.dtype if states.dtype == torch.bfloat16 else torch.promote_types(states.dtype, torch.float32)
 
 
 def _chunk(states: torch.Tensor) -> torch.Tensor:
-    """(..., N, m) -> (..., C, c, m), padded with 0."""
-    states = nn.functional.pad(states, (0, 0, 0, -states.shape[-2] % CHUNK))
-    return states.unflatten(-2, (-1, CHUNK))
+    """(..., N, m) -> (..., C, c, m), padded with 0; all in one chunk where a program is exported for any length."""
+    if is_symbolic(states.shape[-2]):
+        return states.unsqueeze(-3)
+    return nn.functional.pad(states, (0, 0, 0, -states.shape[-2] % CHUNK)).unflatten(-2, (-1, CHUNK))
 
 
 def _divide(numerator, denominator):

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from .gathered_blocks import gathered_attention
+from .kernels import expand_groups
 from .key_masks import check_key_mask, key_mask
 from .relative_bias import LOOKUP_KERNELS, RelativeBias
+from .symbolic_lengths import is_symbolic
 
 NAME = "sparse"
 
@@ -35,6 +37,7 @@ def sparse_attention(
     """Softmax attention in Longformer's pattern.
 
     On a GPU flex attention does it; dropout, a bias and what is exported take blocks with gathered keys, as a CPU does.
+    A program that is exported for any length masks all scores.
 
     Args:
         query: (B, H, N, d); key, value: (B, G, N, d).
@@ -45,6 +48,9 @@ def sparse_attention(
     Returns:
         (B, H, N, d), 0 for a query that sees no key.
     """
+    if is_symbolic(query.shape[2]):
+        pattern = (window_size, num_global_tokens, keys_there, is_causal)
+        return _masked_attention(query, key, value, *pattern, scaling, position_bias)
     num_global_tokens = min(num_global_tokens, query.shape[2])
     pattern = (window_size, num_global_tokens, keys_there, is_causal, scaling)
     if dropout == 0.0 and position_bias is None and _has_flex(query):
@@ -79,6 +85,21 @@ def _has_flex(query: torch.Tensor) -> bool:
         and query.shape[-1] >= 16  # the smallest side of a tensor core's product
         and not torch.compiler.is_exporting()
     )
+
+
+def _masked_attention(
+    query, key, value, window_size, num_global_tokens, keys_there, is_causal, scaling, position_bias
+) -> torch.Tensor:
+    """The same with all N² scores."""
+    place = torch.arange(query.shape[2], device=query.device)
+    query_place, key_place = place[:, None], place[None, :]
+    mask = ((query_place - key_place).abs() <= window_size) | (key_place < num_global_tokens)
+    mask = (mask & (key_place <= query_place)) if is_causal else (mask | (query_place < num_global_tokens))
+    mask = mask[None, None] if keys_there is None else mask[None, None] & keys_there[:, None, None]
+    if position_bias is not None:
+        mask = torch.where(mask, position_bias.dense().to(query.dtype), float("-inf"))
+    key, value = expand_groups(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
 
 
 def _bias_of_first(bias: RelativeBias, count: int) -> torch.Tensor:
