@@ -26,6 +26,7 @@ _PUBLIC = {
     "MultimodalBatch": "batches",
     "read_batch": "batches",
     "ResumableTrainer": "resumable",
+    "WholeCheckpointTrainer": "whole_checkpoints",
     "OmniLatentTrainer": "trainer",
     "Trainer": "specification",
     "evaluate": "epochs",

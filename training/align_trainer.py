@@ -76,7 +76,7 @@ class AlignerTrainer(ResumableTrainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """As `ResumableTrainer.train`; a run that begins takes the first batch's common mean out of the tokens."""
-        if self._find_checkpoint(resume_from_checkpoint) is None:
+        if self.find_checkpoint(resume_from_checkpoint) is None:
             self._center()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

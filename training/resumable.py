@@ -2,21 +2,16 @@
 
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
-from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-
-from .checkpoints import InvalidCheckpointError, check_manifest, check_model, newest_valid, write_manifest
+from .checkpoints import InvalidCheckpointError
 from .streams import STREAM_STATE, BatchStream
+from .whole_checkpoints import WholeCheckpointTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(WholeCheckpointTrainer):
     """
     A Trainer that reads a `BatchStream` and saves its position with each checkpoint.
 
@@ -38,20 +33,8 @@ class ResumableTrainer(Trainer):
         names = ("max_steps", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
         return {name: getattr(self.args, name) for name in names}
 
-    def train(self, resume_from_checkpoint: str | os.PathLike | bool | None = None, **kwargs):
-        """
-        As `Trainer.train`.
-
-        Args:
-            resume_from_checkpoint: The folder of a checkpoint; `True`: the one with the highest step that is valid;
-                `"auto"`: the same, or a fresh start where there is none.
-
-        Raises:
-            InvalidCheckpointError: for a checkpoint that is broken or belongs to another model, or `True` without one.
-        """
-        folder = self._find_checkpoint(resume_from_checkpoint)
+    def prepare_run(self, folder):
         self._position = self._start if folder is None else self._read_position(folder)
-        return super().train(resume_from_checkpoint=folder, **kwargs)
 
     def get_train_dataloader(self):
         """The stream at its position; Accelerate does not wrap it, as it knows its rank."""
@@ -69,39 +52,8 @@ class ResumableTrainer(Trainer):
             self.state.epoch = float(self._position["epoch"])
         super().log(logs, start_time)
 
-    def _find_checkpoint(self, wanted) -> str | None:
-        """The same folder on all ranks, checked by the first."""
-        folder, error = None, None
-        if self.is_world_process_zero():
-            try:
-                folder = self._choose_checkpoint(wanted)
-            except InvalidCheckpointError as reason:
-                error = str(reason)
-        folder, error = broadcast_object_list([folder, error])
-        if error is not None:
-            raise InvalidCheckpointError(error)
-        return folder
-
-    def _choose_checkpoint(self, wanted):
-        if wanted is None or wanted is False:
-            return None
-        if wanted is not True and wanted != "auto":
-            check_manifest(wanted)
-            self._check_fit(wanted)
-            return str(wanted)
-        folder, broken = newest_valid(self.args.output_dir)
-        for reason in broken:
-            logger.warning("Skipped a broken checkpoint: %s", reason)
-        if folder is None:
-            if wanted is True:
-                raise InvalidCheckpointError(f"There is no valid checkpoint in {self.args.output_dir}.")
-            return None
-        self._check_fit(folder)
-        logger.info("Resuming from %s", folder)
-        return folder
-
-    def _check_fit(self, folder):
-        check_model(folder, self.model)
+    def check_fit(self, folder):
+        super().check_fit(folder)
         for rank in range(self.args.world_size):
             path = _run_state_file(folder, rank)
             if not path.is_file():
@@ -110,6 +62,10 @@ class ResumableTrainer(Trainer):
             raise InvalidCheckpointError(
                 f"{folder} was saved with `save_only_model`: it has no state of the optimiser."
             )
+
+    def save_run_state(self, folder):
+        state = {"stream": self._position, "run": self.run_settings(), "only_model": self.args.save_only_model}
+        _run_state_file(folder, self.args.process_index).write_text(json.dumps(state))
 
     def _read_position(self, folder):
         state = json.loads(_run_state_file(folder, self.args.process_index).read_text())
@@ -120,31 +76,6 @@ class ResumableTrainer(Trainer):
                     *(name, value, state["run"].get(name)),
                 )
         return state["stream"]
-
-    def _save_checkpoint(self, model, trial):
-        run_dir = self._get_output_dir(trial)
-        folder = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save and folder.exists():
-            shutil.rmtree(folder)  # left by a run that was stopped here, or is being repeated
-        self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # super would rotate too early
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        state = {"stream": self._position, "run": self.run_settings(), "only_model": self.args.save_only_model}
-        _run_state_file(folder, self.args.process_index).write_text(json.dumps(state))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            write_manifest(folder)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(run_dir, limit, best_model_checkpoint=best, use_mtime=True)
-
-    def _issue_warnings_after_load(self, load_result):
-        # a tied tensor is saved once, under the other name
-        tied = getattr(self.model, "all_tied_weights_keys", {})
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
 
 def _run_state_file(folder, rank) -> Path:

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from omnilatent.training import CurriculumTrainer, InvalidCheckpointError, OmniLatentTrainer, resumable
+from omnilatent.training import CurriculumTrainer, InvalidCheckpointError, OmniLatentTrainer, whole_checkpoints
 from omnilatent.training.checkpoints import check_manifest
 from omnilatent.training.data import VideoCollection, make_small_world
 
@@ -92,7 +92,7 @@ def _die(*args, **kwargs):
 
 
 def _die_before_the_manifest(monkeypatch):
-    monkeypatch.setattr(resumable, "write_manifest", _die)
+    monkeypatch.setattr(whole_checkpoints, "write_manifest", _die)
 
 
 def _die_within_the_optimizer_file(monkeypatch):
