@@ -4,10 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import align_command, deployment_commands, task_commands, train_commands, use_commands
+from .commands import (
+    align_command,
+    classify_command,
+    deployment_commands,
+    task_commands,
+    train_commands,
+    use_commands,
+)
 
 # in the order of `omnilatent --help`
-FAMILIES = (train_commands, align_command, task_commands, use_commands, deployment_commands)
+FAMILIES = (train_commands, align_command, classify_command, task_commands, use_commands, deployment_commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,14 @@ _PUBLIC = {
     "compute_classification_metrics": "classification_metrics",
     "f1_score": "classification_metrics",
     "top_k_accuracy": "classification_metrics",
+    "ImageClassificationTrainer": "classification_trainer",
+    "EvaluationTransform": "image_augmentation",
+    "ImageCollator": "image_augmentation",
+    "TrainingTransform": "image_augmentation",
+    "ImageTable": "image_tables",
+    "open_image_tables": "image_tables",
+    "LabelledImages": "labelled_images",
+    "LabelledImageStream": "labelled_images",
 }
 
 __all__ = list(_PUBLIC)

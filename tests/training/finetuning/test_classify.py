@@ -1,0 +1,128 @@
+"""`omnilatent classify`: whole small runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification, BeitConfig, BeitForImageClassification, pipeline
+
+from omnilatent import convert_beit
+from omnilatent.training import cli
+
+SMALL = ["--dim", 24, "--layers", 2, "--heads", 2, "--patch-size", 8, "--image-size", 32, "--cpu", "--workers", 0]
+BROKEN = ("train/circle/3.png", "train/square/5.png", "val/square/6.png")
+PLAIN = ["--min-crop", 1, "--randaugment", 0, "--drop-path", 0]
+
+
+@pytest.fixture
+def run(tmp_path, image_folder, capfd):
+    """A maker of runs: exit code, standard output and standard error of `omnilatent classify` on the small folder."""
+
+    def classify(*argv, save_dir="run"):
+        argv = ["classify", "--data-dir", image_folder, "--save-dir", tmp_path / save_dir, "--log-interval", 1, *argv]
+        return (cli.main([str(part) for part in argv]), *capfd.readouterr())
+
+    return classify
+
+
+def steps_of(folder):
+    state = json.loads((sorted(Path(folder).glob("checkpoint-*"), key=_number)[-1] / "trainer_state.json").read_text())
+    return state, [line["step"] for line in state["log_history"] if "loss" in line]
+
+
+def _number(path):
+    return int(path.name.split("-")[1])
+
+
+def weights_of(folder):
+    return AutoModelForImageClassification.from_pretrained(folder).state_dict()
+
+
+def test_classifier_learns_and_its_pipeline_is_as_good_as_it_says(run, tmp_path, image_folder, caplog):
+    code, out, err = run(*SMALL, *PLAIN, "--batch-size", 11, "--epochs", 8, "--lr", 3e-3)
+    assert code == 0, err
+    assert all(f"Left out {image_folder / name}" in caplog.text for name in BROKEN)
+    assert "3 images could not be read" in out
+    judged = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    assert judged["eval_accuracy"] > 0.8
+    assert f"accuracy {judged['eval_accuracy']:.1%}" in out
+    state, _ = steps_of(tmp_path / "run")
+    assert judged["eval_accuracy"] == state["best_metric"]
+    classifier = pipeline("image-classification", str(tmp_path / "run"))
+    paths = [path for path in sorted((image_folder / "val").rglob("*.png")) if path.stat().st_size]
+    found = [one[0]["label"] == path.parent.name for one, path in zip(classifier(list(map(str, paths))), paths)]
+    assert sum(found) / len(found) == pytest.approx(judged["eval_accuracy"])
+    assert list((tmp_path / "run" / "runs").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_run_equals_the_whole_one(run, tmp_path, workers, caplog):
+    options = [*SMALL, "--batch-size", 9, "--epochs", 2, "--mixup", 0.3, "--cutmix", 1, "--save-interval", 4]
+    options[options.index("--workers") + 1] = workers
+    caplog.set_level("INFO")
+    assert run(*options)[0] == 0
+    whole = weights_of(tmp_path / "run" / "checkpoint-12")
+    (tmp_path / "run" / "checkpoint-12" / "optimizer.pt").write_bytes(b"")  # an interrupted save
+    code, *_ = run(*options, "--resume", "auto")
+    assert code == 0 and "optimizer.pt has 0 bytes" in caplog.text
+    assert f"Resuming from {tmp_path / 'run' / 'checkpoint-8'}" in caplog.text
+    resumed = weights_of(tmp_path / "run" / "checkpoint-12")
+    for name, values in whole.items():
+        torch.testing.assert_close(resumed[name], values, rtol=0, atol=0, msg=name)
+
+
+def test_stream_is_learned_from_and_resumed(run, tmp_path):
+    options = [*SMALL, "--streaming", "--batch-size", 9, "--save-interval", 4, "--shuffle-buffer", 16, "--seed", 3]
+    assert run(*options, "--total-steps", 8)[0] == 0  # more than one round
+    whole = weights_of(tmp_path / "run" / "checkpoint-8")
+    _, out, err = run(*options, "--total-steps", 8, "--resume", tmp_path / "run" / "checkpoint-4")
+    assert "3 images could not be read" in out
+    for name, values in weights_of(tmp_path / "run" / "checkpoint-8").items():
+        torch.testing.assert_close(values, whole[name], rtol=0, atol=0, msg=name)
+    assert steps_of(tmp_path / "run")[1] == list(range(1, 9))
+
+
+def test_converted_model_goes_on_with_new_labels_at_another_size(run, tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    beit = BeitForImageClassification(
+        BeitConfig(**sizes, image_size=32, patch_size=8, num_labels=5, use_relative_position_bias=True)
+    )
+    convert_beit(beit).save_pretrained(tmp_path / "beit")
+    options = ["--model", tmp_path / "beit", "--image-size", 48, "--total-steps", 3, "--cpu", "--workers", 0]
+    code, _, err = run(*options, "--batch-size", 5)
+    assert code == 0, err
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert model.config.image_size == 48 and model.config.id2label == {0: "circle", 1: "square"}
+    kept = weights_of(tmp_path / "beit")["relpos_vit.layers.0.attention.q_proj.weight"]
+    now = model.state_dict()["relpos_vit.layers.0.attention.q_proj.weight"]
+    assert 0 < (now - kept).abs().max() < 0.01
+    answer = pipeline("image-classification", str(tmp_path / "run"))(Image.new("RGB", (20, 20)))
+    assert {one["label"] for one in answer} == {"circle", "square"}
+
+
+def test_model_is_pushed_with_its_processor(run, monkeypatch):
+    pushed = []
+    for base in ("transformers.PreTrainedModel", "transformers.image_processing_base.ImageProcessingMixin"):
+        monkeypatch.setattr(f"{base}.push_to_hub", lambda self, repo: pushed.append((type(self).__name__, repo)))
+    code, _, err = run(*SMALL, "--batch-size", 20, "--total-steps", 1, "--push-to-hub", "me/shapes")
+    assert code == 0, err
+    assert pushed == [("RelPosViTForImageClassification", "me/shapes"), ("ViTImageProcessor", "me/shapes")]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--streaming"], "--total-steps"),
+        (["--patch-size", 7], "(32, 32) cannot be cut into patches of (7, 7)"),
+        (["--heads", 5], "5"),
+        (["--label-column", "kind"], "--label-column"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--max-bad-fraction", 0.0, "--batch-size", 40, "--epochs", 4], "max_bad_fraction=0.0"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run, options, told):
+    code, _, err = run(*SMALL, *options)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("omnilatent classify: error: ") and told in err.splitlines()[-1]

@@ -1,0 +1,91 @@
+"""Images: `classify` trains a classifier."""
+
+from pathlib import Path
+
+from .command_options import add_command, add_training, not_negative, positive, share
+
+
+def add_commands(commands):
+    _add_classify(commands)
+
+
+def _add_classify(commands):
+    command = add_command(
+        commands,
+        "classify",
+        _run_classify,
+        "train a classifier of images",
+        "Train a vision transformer with relative position bias, or any image classifier of transformers, on images "
+        "with labels: a folder of a folder for each class, or any dataset of `datasets`. The checkpoint that is best "
+        "on held-out images becomes the model.",
+    )
+    data = command.add_argument_group("data")
+    data.add_argument(
+        "--data", default="imagefolder", metavar="NAME", help="dataset on the Hub, builder of `datasets`, or folder"
+    )
+    data.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of images, for imagefolder")
+    data.add_argument("--data-files", nargs="+", metavar="FILE", help="files, for builders like parquet")
+    data.add_argument("--data-config", metavar="NAME", help="configuration of the dataset, if it has several")
+    data.add_argument("--streaming", action="store_true", help="read as it comes; needs --total-steps")
+    data.add_argument("--train-split", default="train", metavar="NAME", help="split to learn from")
+    data.add_argument("--val-split", metavar="NAME", help="split to judge by (default: the one that looks like it)")
+    data.add_argument(
+        "--held-out", type=share, default=0.1, metavar="SHARE", help="of the images, without such a split"
+    )
+    data.add_argument("--image-column", metavar="NAME", help="column of the images")
+    data.add_argument("--label-column", metavar="NAME", help="column of the labels")
+    data.add_argument("--labels", nargs="+", metavar="NAME", help="all labels, where the dataset does not tell them")
+    data.add_argument(
+        "--shuffle-buffer", type=positive(int), default=1000, metavar="N", help="images that a stream draws from"
+    )
+    data.add_argument("--workers", type=not_negative, default=2, metavar="N", help="processes that read images")
+    data.add_argument(
+        "--max-bad-fraction", type=share, default=0.5, metavar="SHARE", help="of broken images that ends the run"
+    )
+    model = command.add_argument_group("model")
+    model.add_argument(
+        "--model", metavar="NAME", help="model on the Hub, or folder, to go on from (default: a new ViT)"
+    )
+    model.add_argument("--preset", choices=("tiny", "small", "base"), default="small", help="sizes of a new ViT")
+    model.add_argument("--dim", type=positive(int), metavar="N", help="width (default: that of the preset)")
+    model.add_argument("--layers", type=positive(int), metavar="N", help="layers (default: those of the preset)")
+    model.add_argument("--heads", type=positive(int), metavar="N", help="heads (default: those of the preset)")
+    model.add_argument(
+        "--patch-size", type=positive(int), metavar="N", help="pixels per side of a patch (default: 16)"
+    )
+    model.add_argument(
+        "--image-size", type=positive(int), metavar="N", help="pixels per side (default: those of the model, or 224)"
+    )
+    model.add_argument(
+        "--position-embedding",
+        choices=("relative", "absolute", "both", "none"),
+        default="relative",
+        help="how a new ViT knows places",
+    )
+    model.add_argument(
+        "--drop-path", type=share, default=0.1, metavar="SHARE", help="of samples that skip a new ViT's last layer"
+    )
+    augmentation = command.add_argument_group("augmentation")
+    augmentation.add_argument(
+        "--min-crop", type=share, default=0.25, metavar="SHARE", help="smallest part of an image that is cut out"
+    )
+    augmentation.add_argument("--no-flip", action="store_true", help="do not mirror images")
+    augmentation.add_argument("--randaugment", type=not_negative, default=9, metavar="N", help="strength, 0 to 30")
+    augmentation.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="blend pairs of images")
+    augmentation.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA", help="paste parts of other images")
+    augmentation.add_argument(
+        "--label-smoothing", type=share, default=0.0, metavar="SHARE", help="of a label spread over all labels"
+    )
+    training = command.add_argument_group(
+        "training (for --epochs, or --total-steps; a checkpoint and an evaluation each epoch, or --save-interval)"
+    )
+    training.add_argument("--epochs", type=positive(float), default=10.0, metavar="N", help="passes over the images")
+    training.add_argument("--weight-decay", type=float, default=0.05, metavar="RATE", help="of AdamW")
+    add_training(training, total_steps=None)
+    command.set_defaults(batch_size=64, lr=1e-3, save_interval=None, save_dir=Path("runs/classify"))
+
+
+def _run_classify(args):
+    from ..finetuning.classification_runs import classify
+
+    classify(args)
