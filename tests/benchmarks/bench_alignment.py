@@ -65,7 +65,7 @@ def main():
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
     if parser.parse_known_args()[0].small:
         parser.set_defaults(**SMALL, learning_rate=2e-3)
     args = parser.parse_args()
