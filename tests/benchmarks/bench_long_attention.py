@@ -1,0 +1,127 @@
+"""Attention over long sequences, forward and backward, beside torch's attention in the same run.
+
+    python tests/benchmarks/bench_long_attention.py --device cuda                  # 65536 tokens, bfloat16
+    python tests/benchmarks/bench_long_attention.py --device cpu                   # 8192 tokens, float32
+    python tests/benchmarks/bench_long_attention.py --device cuda --length 16384 --window 512 --causal --forms sparse
+
+Prints for each form the median time, how many times faster it is than sdpa, the memory that forward and backward need
+beyond queries, keys, values and the output's gradient (so the gradients count) and its ratio to sdpa's, and the same
+memory at half the length, whose ratio is 2 where memory is linear. A form that fails prints its error. On CUDA sdpa is
+what torch chooses by itself; "flash" is its flash kernel. Memory is not measured on a CPU.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from omnilatent.modeling_omni.layers.feature_maps import EluFeatures, RandomFeatures
+from omnilatent.modeling_omni.layers.gathered_blocks import gathered_attention
+from omnilatent.modeling_omni.layers.linear_attention import linear_attention
+from omnilatent.modeling_omni.layers.sparse_attention import sparse_attention
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--length", type=int, help="tokens; 65536 on CUDA, 8192 on a CPU")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--width", type=int, default=64, help="of a head")
+    parser.add_argument("--window", type=int, default=256, help="tokens on each side")
+    parser.add_argument("--global-tokens", type=int, default=4)
+    parser.add_argument("--random-features", type=int, default=256)
+    parser.add_argument("--dtype", help="bfloat16 on CUDA, float32 on a CPU")
+    parser.add_argument("--causal", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=60, help="seconds, after which no further form is begun")
+    parser.add_argument("--forms", nargs="+", help="only those whose name holds one of these words")
+    arguments = parser.parse_args()
+    on_cuda = arguments.device.startswith("cuda")
+    arguments.length = arguments.length or (65536 if on_cuda else 8192)
+    arguments.dtype = arguments.dtype or ("bfloat16" if on_cuda else "float32")
+    name = torch.cuda.get_device_name() if on_cuda else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {torch.__version__}, {vars(arguments)}")
+    begin, base = time.perf_counter(), None
+    for name, form in make_forms(arguments).items():
+        wanted = not arguments.forms or any(word in name for word in ["sdpa", *arguments.forms])
+        if not wanted:
+            continue
+        if time.perf_counter() - begin > arguments.budget:
+            print(f"{name:>26}  not begun: over the budget of {arguments.budget:.0f} s")
+            continue
+        try:
+            first, seconds, memory = measure(form, arguments, arguments.length, arguments.repeats)
+            _, _, half = measure(form, arguments, arguments.length // 2, 1) if on_cuda else (0, 0, None)
+        except Exception as error:
+            print(f"{name:>26}  {type(error).__name__}: {str(error).strip()[:300]}", flush=True)
+            continue
+        base = base or (seconds, memory)
+        line = f"{name:>26} {seconds * 1e3:10.2f} ms {base[0] / seconds:7.2f} x faster  (first call {first:.1f} s)"
+        if on_cuda:
+            mib = memory / 2**20
+            line += f"  {mib:8.1f} MiB, {memory / base[1]:5.2f} of sdpa's, {memory / half:5.2f} of half the length's"
+        print(line, flush=True)
+
+
+def make_forms(arguments) -> dict:
+    """Names of forms and functions of queries, keys and values (B, H, N, d). The first is what all are compared to."""
+    causal, device = arguments.causal, torch.device(arguments.device)
+    pattern = {"window_size": arguments.window, "is_causal": causal, "training": True}
+    gathered = {"window_size": arguments.window, "num_global_tokens": arguments.global_tokens, "is_causal": causal}
+    random_features = RandomFeatures(arguments.width, arguments.random_features).to(device)
+    elu = EluFeatures()
+
+    def flash(query, key, value):
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+
+    forms = {
+        "sdpa": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal),
+        "sparse": lambda q, k, v: sparse_attention(q, k, v, num_global_tokens=arguments.global_tokens, **pattern),
+        "linear": lambda q, k, v: linear_attention(q, k, v, elu, is_causal=causal),
+        "performer": lambda q, k, v: linear_attention(q, k, v, random_features, is_causal=causal),
+    }
+    if device.type == "cuda":
+        forms |= {
+            "sdpa, flash": flash,
+            "sparse, window only": lambda q, k, v: sparse_attention(q, k, v, num_global_tokens=0, **pattern),
+            "sparse, gathered blocks": lambda q, k, v: gathered_attention(q, k, v, **gathered),
+            "linear, compiled": torch.compile(forms["linear"], dynamic=False),
+            "performer, compiled": torch.compile(forms["performer"], dynamic=False),
+        }
+    return forms
+
+
+def measure(form, arguments, length, repeats):
+    """Seconds of the first call, median seconds of the later ones, and bytes at the peak of one."""
+    torch.manual_seed(0)
+    shape = (arguments.batch, length, arguments.heads, arguments.width)
+    options = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    states = [torch.randn(shape, **options).transpose(1, 2).requires_grad_() for _ in range(3)]
+    weight = torch.randn(shape, **options).transpose(1, 2)
+    on_cuda = arguments.device.startswith("cuda")
+
+    def step():
+        begin = time.perf_counter()
+        torch.autograd.grad(form(*states), states, weight)
+        if on_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    if on_cuda:
+        torch.cuda.synchronize()
+    first, memory = step(), None
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        memory = torch.cuda.max_memory_allocated() - before
+    return first, statistics.median(step() for _ in range(repeats)), memory
+
+
+if __name__ == "__main__":
+    main()
