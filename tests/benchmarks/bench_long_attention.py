@@ -1,4 +1,4 @@
-"""Attention over long sequences, forward and backward, beside torch's attention in the same run.
+"""Attention over long sequences, forward and backward or forward only, beside torch's attention in the same run.
 
     python tests/benchmarks/bench_long_attention.py --device cuda                  # 65536 tokens, bfloat16
     python tests/benchmarks/bench_long_attention.py --device cpu                   # 8192 tokens, float32
@@ -7,7 +7,8 @@
 Prints for each form the median time, how many times faster it is than sdpa, the memory that forward and backward need
 beyond queries, keys, values and the output's gradient (so the gradients count) and its ratio to sdpa's, and the same
 memory at half the length, whose ratio is 2 where memory is linear. A form that fails prints its error. On CUDA sdpa is
-what torch chooses by itself; "flash" is its flash kernel. Memory is not measured on a CPU.
+what torch chooses by itself; "flash" is its flash kernel. On a CPU the time of its cores is compared as well, which
+others who share them disturb less; memory is not measured.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def main():
     parser.add_argument("--random-features", type=int, default=256)
     parser.add_argument("--dtype", help="bfloat16 on CUDA, float32 on a CPU")
     parser.add_argument("--causal", action="store_true")
+    parser.add_argument("--forward", action="store_true", help="without backward")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--budget", type=float, default=60, help="seconds, after which no further form is begun")
     parser.add_argument("--forms", nargs="+", help="only those whose name holds one of these words")
@@ -54,16 +56,18 @@ def main():
             print(f"{name:>26}  not begun: over the budget of {arguments.budget:.0f} s")
             continue
         try:
-            first, seconds, memory = measure(form, arguments, arguments.length, arguments.repeats)
-            _, _, half = measure(form, arguments, arguments.length // 2, 1) if on_cuda else (0, 0, None)
+            first, seconds, of_cores, memory = measure(form, arguments, arguments.length, arguments.repeats)
+            half = measure(form, arguments, arguments.length // 2, 1)[-1] if on_cuda else None
         except Exception as error:
             print(f"{name:>26}  {type(error).__name__}: {str(error).strip()[:300]}", flush=True)
             continue
-        base = base or (seconds, memory)
+        base = base or (seconds, of_cores, memory)
         line = f"{name:>26} {seconds * 1e3:10.2f} ms {base[0] / seconds:7.2f} x faster  (first call {first:.1f} s)"
         if on_cuda:
             mib = memory / 2**20
-            line += f"  {mib:8.1f} MiB, {memory / base[1]:5.2f} of sdpa's, {memory / half:5.2f} of half the length's"
+            line += f"  {mib:8.1f} MiB, {memory / base[2]:5.2f} of sdpa's, {memory / half:5.2f} of half the length's"
+        else:
+            line += f"  {of_cores:8.2f} s of cores, {base[1] / of_cores:7.2f} x less"
         print(line, flush=True)
 
 
@@ -97,7 +101,7 @@ def make_forms(arguments) -> dict:
 
 
 def measure(form, arguments, length, repeats):
-    """Seconds of the first call, median seconds of the later ones, and bytes at the peak of one."""
+    """Seconds of the first call, median seconds of the later ones and of the cores, and bytes at the peak of one."""
     torch.manual_seed(0)
     shape = (arguments.batch, length, arguments.heads, arguments.width)
     options = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
@@ -106,21 +110,26 @@ def measure(form, arguments, length, repeats):
     on_cuda = arguments.device.startswith("cuda")
 
     def step():
-        begin = time.perf_counter()
-        torch.autograd.grad(form(*states), states, weight)
+        begin, busy = time.perf_counter(), time.process_time()
+        if arguments.forward:
+            with torch.no_grad():
+                form(*states)
+        else:
+            torch.autograd.grad(form(*states), states, weight)
         if on_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, time.process_time() - busy
 
     if on_cuda:
         torch.cuda.synchronize()
-    first, memory = step(), None
+    (first, _), memory = step(), None
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         memory = torch.cuda.max_memory_allocated() - before
-    return first, statistics.median(step() for _ in range(repeats)), memory
+    seconds, of_cores = zip(*(step() for _ in range(repeats)))
+    return first, statistics.median(seconds), statistics.median(of_cores), memory
 
 
 if __name__ == "__main__":

@@ -172,7 +172,6 @@ def test_on_the_gpu_flex_and_gathered_blocks_agree_with_gradients(padded, is_cau
         output = sparse_attention(*tensors, 100, 3, there, is_causal)
         return [output, *torch.autograd.grad(output, tensors, weight.to(dtype))]
 
-    for found, expected in zip(
-        run(sparse_attention, torch.bfloat16), run(gathered_attention_with_rows, torch.float64)
-    ):
+    # flex attention takes no float64, and leaves it to gathered blocks
+    for found, expected in zip(run(torch.bfloat16), run(torch.float64)):
         assert (found.double() - expected).norm() < 0.01 * expected.norm()
