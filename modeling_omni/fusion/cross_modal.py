@@ -101,12 +101,12 @@ class MultiModalCrossAttention(nn.Module):
         """
         for name, states, size in (("x", x, self.dim), ("context", context, self.context_dim)):
             check_tokens(name, states, size)
-        if len(x) != len(context):
-            raise ValueError(f"`x` has {len(x)} samples, `context` has {len(context)}.")
+        if x.shape[0] != context.shape[0]:
+            raise ValueError(f"`x` has {x.shape[0]} samples, `context` has {context.shape[0]}.")
         query = self.q_norm(self._split_heads(self.to_q(x)))
         key = self.k_norm(self._split_heads(self.to_k(context)))
         value = self._split_heads(self.to_v(context))
-        mask = self._join_masks(mask, len(x), x.shape[1], context.shape[1])
+        mask = self._join_masks(mask, x.shape[0], x.shape[1], context.shape[1])
         output, _ = get_kernel(self.kernel)(
             self,
             query,

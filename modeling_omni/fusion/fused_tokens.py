@@ -31,7 +31,7 @@ def join_masks(sizes: list[int], masks: list[torch.Tensor | None], like: torch.T
     """One mask (B, sum of sizes) of streams side by side, `None` if all of it is real."""
     if all(mask is None for mask in masks):
         return None
-    batch = len(like)
+    batch = like.shape[0]
     whole = [
         torch.ones(batch, n, dtype=torch.bool, device=like.device) if m is None else m for n, m in zip(sizes, masks)
     ]

@@ -115,7 +115,7 @@ class BottleneckFusion(nn.Module):
         nn.init.normal_(self.bottleneck, std=self.config.initializer_range)
 
     def forward(self, first, first_mask, second, second_mask) -> FusedTokens:
-        bottleneck = self.bottleneck.to(first.dtype).expand(len(first), -1, -1)
+        bottleneck = self.bottleneck.to(first.dtype).expand(first.shape[0], -1, -1)
         count = bottleneck.shape[1]
         masks = []
         for tokens, mask in ((first, first_mask), (second, second_mask)):

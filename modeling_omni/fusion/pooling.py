@@ -67,7 +67,7 @@ class AttentionalPooling(nn.Module):
         Returns:
             (B, D) for one query, otherwise (B, Q, D).
         """
-        queries = self.queries.to(tokens.dtype).expand(len(tokens), -1, -1)
+        queries = self.queries.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         if mask is not None:
             mask = mask[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
         pooled, _ = self.attention(queries, context=tokens, attention_mask=mask)

@@ -99,7 +99,7 @@ def make_attention_mask(
     if attention_mask is None and not is_causal and past_length == 0 and key_length is None:
         return None
     return get_mask_builder(attention.kernel_name)(
-        batch_size=len(hidden_states),
+        batch_size=hidden_states.shape[0],
         q_length=length,
         kv_length=keys,
         q_offset=past_length,

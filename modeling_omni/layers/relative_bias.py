@@ -12,6 +12,7 @@ from torch import nn
 
 from .relative_position import CLASS_ENTRIES, get_relative_position_index, num_relative_positions
 from .spline import cubic_spline_weights, resample_axes
+from .symbolic_lengths import is_symbolic
 
 # Names of the attention kernels that take a `RelativeBias` and look each score's entry up; all others get it dense.
 LOOKUP_KERNELS: set[str] = set()
@@ -52,11 +53,15 @@ class RelativeBias:
         table = self.table if self.table.ndim == 3 else self.table.unsqueeze(0)
         table = table.transpose(1, 2)  # (B, H, P)
         lengths = [queries + keys - 1 for queries, keys in zip(self.query_size, self.key_size)]
-        bias = table[..., : math.prod(lengths)].unflatten(-1, lengths)
-        for axis, keys in enumerate(self.key_size):
-            bias = bias.unfold(2 + axis, keys, 1)  # q + k - 1 offsets -> q queries, and k keys as a new last axis
-        bias = bias.flip(tuple(range(-len(self.key_size), 0)))  # a later key is at a smaller offset
-        bias = bias.reshape(*table.shape[:2], math.prod(self.query_size), math.prod(self.key_size))
+        if len(lengths) == 1 and is_symbolic(self.key_size[0]):  # windows of such a length are not traced
+            queries, keys = (torch.arange(size, device=table.device) for size in self.query_size + self.key_size)
+            bias = table[..., queries[:, None] - keys + self.key_size[0] - 1]
+        else:
+            bias = table[..., : math.prod(lengths)].unflatten(-1, lengths)
+            for axis, keys in enumerate(self.key_size):
+                bias = bias.unfold(2 + axis, keys, 1)  # q + k - 1 offsets -> q queries, and k keys as a new last axis
+            bias = bias.flip(tuple(range(-len(self.key_size), 0)))  # a later key is at a smaller offset
+            bias = bias.reshape(*table.shape[:2], math.prod(self.query_size), math.prod(self.key_size))
         if not self.class_token:
             return bias
         class_to_patch, patch_to_class, class_to_class = table[..., -CLASS_ENTRIES:].unbind(-1)

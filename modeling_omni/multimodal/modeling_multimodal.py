@@ -175,8 +175,8 @@ class MultiModalTransformer(MultiModalPreTrainedModel):
         if not others:
             return first
         (second,) = others
-        if len(first.tokens) != len(second.tokens):
-            sizes = {name: len(stream.tokens) for name, stream in tokens.items()}
+        if first.tokens.shape[0] != second.tokens.shape[0]:
+            sizes = {name: stream.tokens.shape[0] for name, stream in tokens.items()}
             raise ValueError(f"Row i of every modality is sample i, but the batch sizes are {sizes}.")
         return self.fusion(first.tokens, first.attention_mask, second.tokens, second.attention_mask)
 

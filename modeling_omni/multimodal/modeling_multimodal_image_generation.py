@@ -41,7 +41,7 @@ class PixelDecoder(nn.Module):
 
     def forward(self, context: torch.Tensor, context_mask: torch.Tensor | None) -> torch.Tensor:
         """Tokens (B, K, D) and which are real, bool (B, K), to pictures (B, C, H, W)."""
-        slots = self.slots.to(context.dtype).expand(len(context), -1, -1)
+        slots = self.slots.to(context.dtype).expand(context.shape[0], -1, -1)
         mask = create_bidirectional_mask(self.kernel, slots, context_mask, encoder_hidden_states=context)
         for layer in self.layers:
             slots = layer(slots, context, context_mask=mask)

@@ -74,7 +74,7 @@ class TokenEmbeddings(nn.Module):
             raise ValueError(
                 f"`{name}` must have the shape (batch, {self.config.num_mel_bins}, frames), got {tuple(values.shape)}."
             )
-        self._check_mask(name, mask, (len(values), values.shape[2]))
+        self._check_mask(name, mask, (values.shape[0], values.shape[2]))
         tokens = self.spectrogram(values.to(self.spectrogram.conv1.weight.dtype), mask)
         mask = None if mask is None else mask[:, ::FRAMES_PER_TOKEN]
         self._check_length(name, tokens.shape[1])
@@ -93,11 +93,11 @@ class TokenEmbeddings(nn.Module):
         values = values.transpose(1, 2) if is_video else values  # (B, frames, C, H, W) -> (B, C, frames, H, W)
         tokens = self.patches(values.to(self.patches.projection.weight.dtype))
         if mask is not None:
-            self._check_mask(name, mask, (len(values), config.num_frames if is_video else tokens.shape[1]))
+            self._check_mask(name, mask, (values.shape[0], config.num_frames if is_video else tokens.shape[1]))
             if is_video:  # a token is real if its first frame is
                 mask = mask[:, :: config.tubelet_size].repeat_interleave(config.grid[1] * config.grid[2], dim=1)
         places = torch.cartesian_prod(*(torch.arange(n, device=values.device) for n in config.grid)).T
-        return tokens, mask, places.unsqueeze(1).expand(-1, len(values), -1)
+        return tokens, mask, places.unsqueeze(1).expand(-1, values.shape[0], -1)
 
     def _check(self, name, values, axes, size, word):
         if size is None:
@@ -120,5 +120,5 @@ class TokenEmbeddings(nn.Module):
 def _count(mask, values):
     """The number of real tokens before each: (1, B, N), so that padding on either side changes nothing."""
     if mask is None:
-        return torch.arange(values.shape[1], device=values.device).expand(1, len(values), -1)
+        return torch.arange(values.shape[1], device=values.device).expand(1, values.shape[0], -1)
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0).unsqueeze(0)

@@ -143,7 +143,7 @@ class TokenEncoder(PreTrainedModel):
         hidden_states, mask, places = self.embeddings(name, values, mask)
         hidden_states = self.positions.add(hidden_states, places)
         if self.class_token is not None:
-            hidden_states = torch.cat([self.class_token.expand(len(hidden_states), -1, -1), hidden_states], dim=1)
+            hidden_states = torch.cat([self.class_token.expand(hidden_states.shape[0], -1, -1), hidden_states], dim=1)
             mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
         hidden_states = self.dropout(hidden_states)
         kwargs |= self.positions.for_attention(hidden_states, places)

@@ -111,7 +111,7 @@ def graphs_of(model: nn.Module) -> list[Graph]:
     Raises:
         ValueError: for a model that none are known of.
     """
-    from . import model_graphs  # noqa: F401  fills the table
+    from . import model_graphs, multimodal_graphs  # noqa: F401  they fill the table
 
     for kind in type(model).__mro__:
         if kind.__name__ in _GRAPHS:
