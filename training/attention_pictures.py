@@ -8,6 +8,7 @@ import math
 import os
 
 import torch
+from PIL import Image
 
 
 def visualize_attention_weights(
@@ -95,6 +96,36 @@ def visualize_bias_table(
     _draw(panels, save_path, title, "coolwarm", -limit, limit, labels)
 
 
+def visualize_shares(
+    shares: torch.Tensor,
+    image: Image.Image,
+    save_path: str | os.PathLike | None = None,
+    title: str = "Attention Rollout",
+    cmap: str = "inferno",
+) -> None:
+    """Draw a picture, and beside it what each of its patches adds to the result.
+
+    Args:
+        shares: (rows, columns) of the patches, which cover the picture.
+        image: the picture, of any size.
+        save_path, title, cmap: see [`visualize_attention_weights`], as are the errors.
+    """
+    shares = _as_panels("shares", shares)[0]
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    extent = (0, image.width, image.height, 0)
+    left.imshow(image, extent=extent)
+    right.imshow(image.convert("L"), extent=extent, cmap="gray")
+    heat = right.imshow(
+        shares.numpy(), extent=extent, cmap=cmap, vmin=0.0, alpha=0.7, aspect="auto", interpolation="nearest"
+    )
+    for axis in (left, right):
+        axis.set(aspect=1)
+        axis.set_axis_off()
+    figure.colorbar(heat, ax=right, label="share")
+    _finish(pyplot, figure, title, save_path)
+
+
 def _as_panels(name, values):
     """(panels, rows, columns) on the CPU."""
     values = values.detach().float().cpu()
@@ -109,29 +140,38 @@ def _as_panels(name, values):
 
 
 def _draw(panels, save_path, title, cmap, low=None, high=None, labels=("", "")):
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install 'omnilatent[viz]'.") from error
-
+    pyplot = _pyplot()
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     high = panels.max().item() if high is None else high
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(1 + 3 * columns, 0.6 + 2.8 * rows), squeeze=False, layout="constrained"
     )
+    for index, axis in enumerate(axes.flat):
+        if index >= len(panels):
+            axis.set_axis_off()
+            continue
+        image = axis.imshow(
+            panels[index].numpy(), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+        )
+        axis.set(ylabel=labels[0], xlabel=labels[1])
+        if len(panels) > 1:
+            axis.set_title(f"head {index}", fontsize=8)
+    figure.colorbar(image, ax=axes)
+    _finish(pyplot, figure, title, save_path)
+
+
+def _pyplot():
     try:
-        for index, axis in enumerate(axes.flat):
-            if index >= len(panels):
-                axis.set_axis_off()
-                continue
-            image = axis.imshow(
-                panels[index].numpy(), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
-            )
-            axis.set(ylabel=labels[0], xlabel=labels[1])
-            if len(panels) > 1:
-                axis.set_title(f"head {index}", fontsize=8)
-        figure.colorbar(image, ax=axes)
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib: pip install 'omnilatent[viz]'.") from error
+    return pyplot
+
+
+def _finish(pyplot, figure, title, save_path):
+    """Write or show a figure, and close it."""
+    try:
         figure.suptitle(title)
         if save_path is None:
             pyplot.show()

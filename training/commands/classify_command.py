@@ -1,4 +1,4 @@
-"""Images: `classify` trains a classifier."""
+"""Images: `classify` trains a classifier, `visualize` shows what it looks at."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from .command_options import add_command, add_training, not_negative, positive, 
 
 def add_commands(commands):
     _add_classify(commands)
+    _add_visualize(commands)
 
 
 def _add_classify(commands):
@@ -85,7 +86,31 @@ def _add_classify(commands):
     command.set_defaults(batch_size=64, lr=1e-3, save_interval=None, save_dir=Path("runs/classify"))
 
 
+def _add_visualize(commands):
+    command = add_command(
+        commands,
+        "visualize",
+        _run_visualize,
+        "draw what a classifier looks at in an image",
+        "Classify an image and draw attention rollout over it, the attention weights of each layer, and the tables of "
+        "relative position biases.",
+    )
+    command.add_argument("--model", required=True, metavar="DIR", help="vision transformer: a folder or a repository")
+    command.add_argument("--image", type=Path, required=True, metavar="FILE", help="image to look at")
+    command.add_argument(
+        "--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder that the pictures are written to"
+    )
+
+
 def _run_classify(args):
     from ..finetuning.classification_runs import classify
 
     classify(args)
+
+
+def _run_visualize(args):
+    from ..model_pictures import visualize_model
+
+    labels, written = visualize_model(args.model, args.image, args.out)
+    print(", ".join(f"{label} {probability:.1%}" for label, probability in labels))
+    print(f"{len(written)} pictures are in {args.out}, {written[0].name} first.")

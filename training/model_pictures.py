@@ -1,0 +1,90 @@
+"""Pictures of what an image classifier looks at: `omnilatent visualize`."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+
+from ..configuration.configuration_relpos_vit import as_pair
+from ..modeling_omni.layers.relative_bias import RelativePositionTable
+from .attention_pictures import visualize_attention_weights, visualize_bias_table, visualize_shares
+from .data.sample_pictures import BadSampleError, open_picture
+from .rollout import attention_rollout, patch_shares
+
+
+@torch.no_grad()
+def visualize_model(
+    model: str | os.PathLike, image: str | os.PathLike, out: str | os.PathLike
+) -> tuple[list[tuple[str, float]], list[Path]]:
+    """
+    Classify a picture, and draw attention rollout, the attention weights of each layer, and the tables of relative
+    position biases where the model has some.
+
+    Args:
+        model: Folder or repository of a vision transformer of transformers with an image processor.
+        image: File.
+        out: Folder of the pictures.
+
+    Returns:
+        The five most likely labels with their probabilities, and the files that were written.
+
+    Raises:
+        ValueError: for a file that is no picture, or a model whose attention is not one of patches among each other.
+        ImportError: without matplotlib, which `omnilatent[viz]` brings.
+    """
+    try:
+        picture = open_picture(str(image))
+    except BadSampleError as error:
+        raise ValueError(f"{image} cannot be read: {error}") from None
+    processor = AutoImageProcessor.from_pretrained(model)
+    # only this kernel writes the weights out
+    model = AutoModelForImageClassification.from_pretrained(model, attn_implementation="eager").eval()
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    output = model(pixel_values=pixels, output_attentions=True)
+    if not output.attentions:
+        raise ValueError(f"{type(model).__name__} gives no attention weights.")
+    grid_size = tuple(
+        size // patch for size, patch in zip(pixels.shape[-2:], as_pair("patch_size", model.config.patch_size))
+    )
+    shares = patch_shares(attention_rollout(output.attentions), grid_size, _pooling(model))[0]
+    probabilities, numbers = output.logits[0].softmax(-1).topk(min(5, output.logits.shape[1]))
+    labels = [model.config.id2label[number] for number in numbers.tolist()]
+
+    folder, written = Path(out), []
+
+    def path(name):
+        written.append(folder / f"{name}.png")
+        return written[-1]
+
+    title = f"{labels[0]} {probabilities[0]:.1%}: attention rollout"
+    # the model may have seen a part of it only: what it saw is what the patches cover
+    seen = picture if not getattr(processor, "do_center_crop", False) else _as_seen(pixels)
+    visualize_shares(shares, seen, path("rollout"), title)
+    for number, weights in enumerate(output.attentions):
+        visualize_attention_weights(weights, path(f"attention_layer_{number:02}"), f"Attention of layer {number}")
+    tables = [module for module in model.modules() if isinstance(module, RelativePositionTable)]
+    for number, table in enumerate(tables):
+        name = "bias_table" if len(tables) == 1 else f"bias_table_layer_{number:02}"
+        window = table.query_size if len(table.query_size) == 2 else None
+        visualize_bias_table(table.relative_position_bias_table, path(name), name.replace("_", " "), window)
+    return list(zip(labels, probabilities.tolist())), written
+
+
+def _pooling(model: PreTrainedModel) -> str | None:
+    """How the model makes one embedding of its tokens, where its config tells."""
+    pooling = getattr(model.config, "pooling", None)
+    if pooling is None and getattr(model.config, "use_mean_pooling", False):  # BEiT
+        return "mean"
+    return pooling
+
+
+def _as_seen(pixels):
+    """The picture that a model got, in colours from its least to its greatest value."""
+    values = pixels[0].permute(1, 2, 0)
+    values = (values - values.min()) / (values.max() - values.min()).clamp(min=1e-6)
+    return Image.fromarray((values * 255).byte().numpy())
+
+
+__all__ = ["visualize_model"]

@@ -1,0 +1,82 @@
+"""Which input tokens the output of a transformer comes from.
+
+Shapes: B batch, H heads, N tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Attention rollout (Abnar & Zuidema 2020, section 3): attention followed through all layers.
+
+    A layer hands on half of what its attention, averaged over the heads, gathers, and half of the token itself, which
+    the residual connection carries: `A = (W + I) / 2`. The rollout is the product `A_last ... A_1`.
+
+    Args:
+        attentions: of each layer from the first, (B, H, N, N) with rows that sum to 1, as `output_attentions=True` gives
+            them. A row of zeros, a query that sees nothing, keeps its own token.
+
+    Returns:
+        (B, N, N): in row i, the share of each input token in output token i. Rows sum to 1.
+
+    Raises:
+        ValueError: for no layer, or layers of other shapes.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from omnilatent import RelPosViTConfig, RelPosViTModel
+    >>> from omnilatent.training import attention_rollout
+
+    >>> model = RelPosViTModel(RelPosViTConfig.tiny())
+    >>> model.set_attn_implementation("eager")
+    >>> attentions = model(torch.randn(2, 3, 24, 32), output_attentions=True).attentions
+    >>> attention_rollout(attentions).shape
+    torch.Size([2, 12, 12])
+    ```
+    """
+    shapes = [None if layer is None else tuple(layer.shape) for layer in attentions]
+    if not shapes or None in shapes or len({(shape[0], *shape[2:]) for shape in shapes}) != 1 or len(shapes[0]) != 4:
+        raise ValueError(
+            f"Expected (batch, heads, tokens, tokens) of each layer, with as many tokens in all, got {shapes}. "
+            'Weights come from the attention kernel "eager".'
+        )
+    if shapes[0][2] != shapes[0][3]:
+        raise ValueError(f"Rollout needs queries that are keys as well, got {shapes[0][2:]} of them.")
+    rollout = None
+    for layer in attentions:
+        weights = layer.detach().float().mean(dim=1)
+        step = weights + torch.eye(weights.shape[-1], device=weights.device)
+        step = step / step.sum(dim=-1, keepdim=True)
+        rollout = step if rollout is None else step @ rollout
+    return rollout
+
+
+def patch_shares(rollout: torch.Tensor, grid_size: tuple[int, int], pooling: str | None = None) -> torch.Tensor:
+    """What each patch of a picture adds to its embedding.
+
+    Args:
+        rollout: (B, N, N), other tokens standing before the patches.
+        grid_size: (rows, columns) of the patches.
+        pooling: "cls" where the embedding is the first token, "mean" where it is the mean of the patches. `None`: "cls"
+            where tokens stand before the patches.
+
+    Returns:
+        (B, rows, columns). The shares of the tokens before the patches are left out: a sum below 1 tells what they hold.
+
+    Raises:
+        ValueError: for fewer tokens than patches, and "cls" without a token before them.
+    """
+    rows, columns = grid_size
+    others = rollout.shape[-1] - rows * columns
+    pooling = pooling or ("cls" if others > 0 else "mean")
+    if others < 0 or (pooling == "cls" and others == 0):
+        raise ValueError(f"{rollout.shape[-1]} tokens are not {rows} x {columns} patches with pooling {pooling!r}.")
+    shares = rollout[:, 0] if pooling == "cls" else rollout[:, others:].mean(dim=1)
+    return shares[:, others:].unflatten(1, (rows, columns))
+
+
+__all__ = ["attention_rollout", "patch_shares"]
