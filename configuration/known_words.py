@@ -32,11 +32,14 @@ TRAINING_WORDS = {
 TRANSFORMERS_WORDS = {
     "attn_implementation",
     "auto_map",
+    "bos_token_id",  # Trainer writes the tokenizer's into a text config
+    "eos_token_id",
     "experts_implementation",
     "model_type",
     "name_or_path",
     "num_labels",
     "output_attentions",
+    "pad_token_id",
     "per_layer_config",
     "quantization_config",
     "tie_last_hidden_states",

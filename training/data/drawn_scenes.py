@@ -25,6 +25,8 @@ OPPOSITES = {"left of": "right of", "above": "below"}
 AXES = {"left of": 0, "above": 1}
 PLACES = {"left of": ("left", "right"), "above": ("top", "bottom")}
 HELD_OUT_EVERY = 5
+GRID = 3  # cells along each side; a cell holds one thing, whole
+CELLS = tuple(itertools.product(range(GRID), repeat=2))
 
 RIGHT, WRONG_COLOUR, WRONG_SHAPE, WRONG_NUMBER, WRONG_PLACE = LABELS = (
     "right",
@@ -117,11 +119,9 @@ class PairScene:
 
     def draw(self, canvas: Canvas, random: Random) -> None:
         axis = AXES[self.relation]
-        gap, middle = random.uniform(0.42, 0.5), random.uniform(0.44, 0.56)
-        for thing, side in ((self.first, -1), (self.second, 1)):
-            centre = [random.uniform(0.44, 0.56), random.uniform(0.44, 0.56)]
-            centre[axis] = middle + side * gap / 2
-            canvas.shape(thing.shape, COLOURS[thing.colour], centre, random.uniform(0.15, 0.18))
+        line, (before, after) = random.randrange(GRID), sorted(random.sample(range(GRID), 2))
+        for thing, place in ((self.first, before), (self.second, after)):
+            draw_thing(thing, (place, line) if axis == 0 else (line, place), canvas, random)
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,8 @@ class CountScene:
         }
 
     def draw(self, canvas: Canvas, random: Random) -> None:
-        # a place in each of so many of the four quarters, so that none lies on another
-        quarters = random.sample([(x, y) for x in (0.27, 0.73) for y in (0.27, 0.73)], self.number)
-        for x, y in quarters:
-            centre = (x + random.uniform(-0.06, 0.06), y + random.uniform(-0.06, 0.06))
-            canvas.shape(self.thing.shape, COLOURS[self.thing.colour], centre, random.uniform(0.14, 0.17))
+        for cell in random.sample(CELLS, self.number):
+            draw_thing(self.thing, cell, canvas, random)
 
 
 @dataclass(frozen=True)
@@ -199,11 +196,20 @@ class DigitScene:
         }
 
     def draw(self, canvas: Canvas, random: Random) -> None:
-        centre = (random.uniform(0.44, 0.56), random.uniform(0.44, 0.56))
-        canvas.digit(self.digit, COLOURS[self.colour], centre, random.uniform(0.72, 0.86))
+        centre = place_in(random.choice(CELLS), random)
+        canvas.digit(self.digit, COLOURS[self.colour], centre, random.uniform(0.32, 0.37))
 
 
 Scene = PairScene | CountScene | DigitScene
+
+
+def place_in(cell: tuple[int, int], random: Random) -> tuple[float, float]:
+    """A place near the middle of a cell, across and down in parts of the side."""
+    return tuple((number + 0.5) / GRID + random.uniform(-0.03, 0.03) for number in cell)
+
+
+def draw_thing(thing: Thing, cell: tuple[int, int], canvas: Canvas, random: Random) -> None:
+    canvas.shape(thing.shape, COLOURS[thing.colour], place_in(cell, random), random.uniform(0.1, 0.13))
 
 
 def set_order(choices, without) -> list:

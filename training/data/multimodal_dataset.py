@@ -50,7 +50,7 @@ class MultiModalDataset(Dataset):
     >>> paths = make_sample_data("data/sample", num_train=20, num_val=10)
     >>> data = MultiModalDataset(paths["train"])
     >>> len(data), sorted(data[0]), data[0]["image"].size
-    (20, ['image', 'label', 'text'], (64, 64))
+    (20, ['image', 'label', 'text'], (96, 96))
     ```
     """
 

@@ -16,7 +16,7 @@ SPLITS = ("train", "val")
 
 
 def make_sample_data(
-    folder: str | os.PathLike, num_train: int = 4000, num_val: int = 350, size: int = 64, seed: int = 0
+    folder: str | os.PathLike, num_train: int = 4000, num_val: int = 350, size: int = 96, seed: int = 0
 ) -> dict[str, Path]:
     """
     Draw pictures of coloured shapes, their numbers and places, and digits, and write `train.json` and `val.json`.
@@ -60,7 +60,7 @@ def make_sample_data(
     return paths
 
 
-def sample_records(split: str, count: int, size: int = 64, seed: int = 0) -> Iterator[tuple[Image.Image, dict]]:
+def sample_records(split: str, count: int, size: int = 96, seed: int = 0) -> Iterator[tuple[Image.Image, dict]]:
     """
     Pictures with their words, without a file.
 

@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFont
 
-SUPERSAMPLING = 4  # drawn so many times larger, then reduced: edges come out smooth
+SUPERSAMPLING = 2  # drawn so many times larger, then reduced: edges come out smooth
 
 
 class Canvas:

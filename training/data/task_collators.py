@@ -3,12 +3,11 @@
 Shapes: B batch, T text tokens, L target tokens, A answers or classes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from ...configuration.modalities import IGNORE_INDEX
 from .task_datasets import id_of
@@ -31,7 +30,8 @@ class TaskCollator:
         self.training = training
 
     def __call__(self, samples: Sequence[Mapping]) -> dict:
-        return self.pad(self.encode(samples))
+        encoded = "image" not in samples[0]  # those of an EncodedDataset are
+        return self.pad(samples if encoded else self.encode(samples))
 
     def encode(self, samples: Sequence[Mapping]) -> list[dict]:
         """Tensors of each sample without a batch dimension; texts not padded."""
@@ -72,7 +72,9 @@ class TaskCollator:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if self.max_length is not None:
             ids = ids[: self.max_length - 1]
-        return torch.tensor([*ids, tokenizer.eos_token_id])
+        # BERT's and its like end with SEP
+        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        return torch.tensor([*ids, end])
 
     def choose(self, captions: Sequence[str]) -> str:
         if len(captions) == 1 or not self.training:
@@ -161,45 +163,26 @@ class CaptioningCollator(TaskCollator):
         return encoded if self.training else {**encoded, "references": sample["captions"]}
 
 
-class EncodedDataset(Dataset):
+class WrittenAnswersCollator(TaskCollator):
     """
-    Samples encoded once and kept in memory, for data that is small: pictures are neither opened nor resized again.
-
-    Args:
-        samples: Of a dataset or a stream.
-        collator: Its `encode` makes the tensors, and its `pad` takes them as they are.
-
-    Example:
-
-    ```python
-    >>> from transformers import ViTImageProcessorPil
-    >>> from types import SimpleNamespace
-    >>> from omnilatent import OmniLatentTokenizer
-    >>> from omnilatent.training.data import CaptioningCollator, CaptioningDataset, EncodedDataset, make_sample_data
-
-    >>> size = {"height": 32, "width": 32}
-    >>> parts = SimpleNamespace(tokenizer=OmniLatentTokenizer(), image_processor=ViTImageProcessorPil(size=size))
-    >>> data = CaptioningDataset(make_sample_data("data/sample", num_train=20, num_val=10)["train"])
-    >>> encoded = EncodedDataset(data, CaptioningCollator(parts))
-    >>> len(encoded), encoded[0]["pixel_values"].shape
-    (20, torch.Size([3, 32, 32]))
-    ```
+    Pictures, questions and, as `labels` (B, L), the ids of an answer with the end token, padded with -100. Beside
+    training also `references`: for each question all its answers.
     """
 
-    def __init__(self, samples: Iterable[Mapping], collator: TaskCollator, chunk: int = 256):
-        self.collator = collator
-        self._encoded = []
-        waiting = []
-        for sample in samples if not hasattr(samples, "__len__") else (samples[i] for i in range(len(samples))):
-            waiting.append(sample)
-            if len(waiting) == chunk:
-                self._encoded += collator.encode(waiting)
-                waiting = []
-        if waiting:
-            self._encoded += collator.encode(waiting)
+    def encode_words(self, sample):
+        encoded = {
+            "input_ids": self.to_ids(sample["question"]),
+            "labels": self.to_target_ids(self.choose(sample["answers"])),
+        }
+        return encoded if self.training else {**encoded, "references": sample["answers"]}
 
-    def __len__(self) -> int:
-        return len(self._encoded)
 
-    def __getitem__(self, index: int) -> dict:
-        return self._encoded[index]
+class DrawingCollator(TaskCollator):
+    """Captions and, as `labels` (B, C, H, W), the pictures to draw for them."""
+
+    def encode(self, samples):
+        encoded = super().encode(samples)
+        return [{"labels": one.pop("pixel_values"), **one} for one in encoded]
+
+    def encode_words(self, sample):
+        return {"input_ids": self.to_ids(self.choose(sample["captions"]))}

@@ -16,6 +16,14 @@ _PUBLIC = {
     "open_image_tables": "image_tables",
     "LabelledImages": "labelled_images",
     "LabelledImageStream": "labelled_images",
+    "TASKS": "finetune_tasks",
+    "FinetuneTask": "finetune_tasks",
+    "recall_among": "recall_metrics",
+    "retrieval_metrics": "recall_metrics",
+    "TaskTrainer": "task_trainer",
+    "caption_metrics": "text_metrics",
+    "vqa_accuracy": "text_metrics",
+    "learn_words": "word_tokenizer",
 }
 
 __all__ = list(_PUBLIC)
