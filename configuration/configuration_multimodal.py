@@ -25,7 +25,6 @@ class _Layers(KnownWords, PreTrainedConfig):
     """What encoders, decoders and fusions share: a stack of transformer layers."""
 
     sub_configs_defaults = {"attention": AttentionConfig}
-    sub_configs = {}  # whose kernel can be set: those of models
 
     def __post_init__(self, **kwargs):
         self.refuse_unknown_words(kwargs)
@@ -287,6 +286,11 @@ class FusionConfig(_Layers):
     def validate_architecture(self):
         super().validate_architecture()
         check_positive(self, "num_bottleneck_tokens", "rank")
+        if self.attention.kind == "sparse":
+            raise ValueError(
+                "Tokens of two streams are no neighbours, which sparse attention looks for: a fusion's `attention.kind` is "
+                "'multi_head', 'linear' or 'performer'."
+            )
 
 
 @strict
@@ -332,17 +336,13 @@ class MultiModalConfig(KnownWords, PreTrainedConfig):
     model_type = "multimodal"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
     sub_configs_defaults = {
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type=EncoderConfig.model_type, optional=True),
-        "image_config": SubConfigSpec(config_class=AutoConfig, model_type=EncoderConfig.model_type, optional=True),
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type=EncoderConfig.model_type, optional=True),
-        "video_config": SubConfigSpec(config_class=AutoConfig, model_type=EncoderConfig.model_type, optional=True),
+        "text_config": SubConfigSpec(AutoConfig, EncoderConfig.model_type, init_kwargs={"vocab_size": TEXT_IDS}),
+        "image_config": SubConfigSpec(AutoConfig, EncoderConfig.model_type, optional=True),
+        "audio_config": SubConfigSpec(AutoConfig, EncoderConfig.model_type, optional=True),
+        "video_config": SubConfigSpec(AutoConfig, EncoderConfig.model_type, optional=True),
         "fusion": FusionConfig,
-        "decoder_config": SubConfigSpec(config_class=DecoderConfig, optional=True),
+        "decoder_config": SubConfigSpec(DecoderConfig, optional=True),
     }
-    sub_configs = {
-        **{f"{name}_config": AutoConfig for name in ("text", *SECOND_MODALITIES)},
-        "decoder_config": DecoderConfig,
-    }  # whose kernel can be set: those of models. The fusion's is the whole model's
 
     text_config: PreTrainedConfig | dict | None = None
     image_config: PreTrainedConfig | dict | None = None
@@ -363,8 +363,6 @@ class MultiModalConfig(KnownWords, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.refuse_unknown_words(kwargs)
-        if self.text_config is None:
-            self.text_config = {"vocab_size": TEXT_IDS}
         given = [name for name in SECOND_MODALITIES if getattr(self, f"{name}_config") is not None]
         if not given:
             self.image_config = {"image_size": 224}

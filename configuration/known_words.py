@@ -2,8 +2,10 @@
 
 import difflib
 from dataclasses import fields
+from typing import Any
 
-from transformers import GenerationConfig
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -60,6 +62,10 @@ class KnownWords:
         if unknown:
             logger.warning(f"This version of {cls.__name__} has no settings {sorted(unknown)}; they are kept unused.")
         known = {word: value for word, value in config_dict.items() if word not in unknown}
+        for word, part in cls.sub_configs_defaults.items():  # and so may what it says in its parts
+            of_part = _class_of_part(part, known.get(word))
+            if of_part is not None:
+                known[word] = of_part.from_dict(known[word])
         result = super().from_dict(known, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for word, value in unknown.items():
@@ -91,3 +97,14 @@ class KnownWords:
             close = difflib.get_close_matches(word, choices, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"{cls.__name__} has no setting {word!r}.{hint}")
+
+
+def _class_of_part(part: SubConfigSpec, words: Any) -> type[KnownWords] | None:
+    """The class of ours that a part's words are for, if there are any."""
+    if not isinstance(words, dict):
+        return None
+    of_part = part.config_class
+    if not issubclass(of_part, PreTrainedConfig):  # AutoConfig: the words tell
+        model_type = words.get("model_type", part.model_type)
+        of_part = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
+    return of_part if of_part is not None and issubclass(of_part, KnownWords) else None

@@ -10,7 +10,7 @@ from ...configuration.configuration_multimodal import EncoderConfig
 from ..towers.tower_tokens import read_audio, read_text, read_vision
 from ..towers.towers import make_tower
 from .stream_inputs import Stream
-from .token_encoder import EncoderOutput, TokenEncoder
+from .token_encoder import EncoderOutput, TokenEncoder, as_numbers
 
 TOWER_MODALITIES = {"text": "text", "image": "vision", "video": "vision", "audio": "audio"}
 
@@ -43,4 +43,4 @@ def encode_stream(encoder: PreTrainedModel, modality: str, stream: Stream, **kwa
         )
     read = {"text": read_text, "audio": read_audio}.get(modality, read_vision)
     tokens = read(encoder, stream.values, stream.attention_mask)
-    return EncoderOutput(last_hidden_state=tokens.features, attention_mask=tokens.attention_mask)
+    return EncoderOutput(last_hidden_state=tokens.features, attention_mask=as_numbers(tokens.attention_mask))

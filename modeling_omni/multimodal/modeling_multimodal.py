@@ -15,13 +15,14 @@ from ..fusion import make_fusion
 from ..fusion.fused_tokens import FusedTokens, make_pooling
 from ..towers.towers import SavesOwnNames, open_tower
 from .encoding import TOWER_MODALITIES, encode_stream, encoder_width, make_encoder_of
+from .kernel_setting import SetsKernelsOfParts
 from .multimodal_outputs import MultiModalOutput
 from .starting_weights import start_layer
 from .stream_inputs import Stream, reads_streams
-from .token_encoder import EncoderOutput
+from .token_encoder import EncoderOutput, as_numbers
 
 
-class MultiModalPreTrainedModel(SavesOwnNames, PreTrainedModel):
+class MultiModalPreTrainedModel(SavesOwnNames, SetsKernelsOfParts, PreTrainedModel):
     config: MultiModalConfig
     config_class = MultiModalConfig
     base_model_prefix = "model"
@@ -34,11 +35,11 @@ class MultiModalPreTrainedModel(SavesOwnNames, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    writes_text = False  # whether the model has a decoder, and `generate`
+    writes_text: bool | None = False  # whether the model has a decoder and `generate`; `None`: it leaves that open
     accepts_loss_kwargs = False  # our losses are means over the micro-batch: Trainer averages the micro-batches
 
     def __init__(self, config: MultiModalConfig):
-        if config.is_encoder_decoder != self.writes_text:
+        if self.writes_text is not None and config.is_encoder_decoder != self.writes_text:
             config = copy.deepcopy(config)  # the same config may make a model of another task
             config.is_encoder_decoder = self.writes_text
         super().__init__(config)
@@ -115,7 +116,7 @@ class MultiModalTransformer(MultiModalPreTrainedModel):
     ```
     """
 
-    base_model_prefix = "model"
+    writes_text = None  # the models around this one say
 
     def __init__(
         self,
@@ -165,8 +166,8 @@ class MultiModalTransformer(MultiModalPreTrainedModel):
             if name not in self.encoders:
                 raise ValueError(f"{name} was given, but the model reads {' and '.join(self.encoders)}.")
             outputs[name] = encode_stream(self.encoders[name], name, stream, **kwargs)
-            states = self.projections[name](outputs[name].last_hidden_state)
-            tokens[name] = FusedTokens(states, outputs[name].attention_mask)
+            states, mask = outputs[name].last_hidden_state, outputs[name].attention_mask
+            tokens[name] = FusedTokens(self.projections[name](states), None if mask is None else mask.bool())
         return tokens, outputs
 
     def fuse(self, tokens: dict[str, FusedTokens]) -> FusedTokens:
@@ -192,7 +193,7 @@ class MultiModalTransformer(MultiModalPreTrainedModel):
         return MultiModalOutput(
             last_hidden_state=fused.tokens,
             pooler_output=None if self.pooling is None else self.pooling(fused.tokens, fused.attention_mask),
-            attention_mask=fused.attention_mask,
+            attention_mask=as_numbers(fused.attention_mask),
             **{f"{name}_model_output": output for name, output in outputs.items()},
         )
 

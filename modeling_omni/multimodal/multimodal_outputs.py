@@ -16,7 +16,7 @@ class MultiModalOutput(ModelOutput):
     Args:
         last_hidden_state (`torch.Tensor` (B, S, D)): Fused tokens; of one modality alone, its tokens.
         pooler_output (`torch.Tensor` (B, D), *optional*): One vector of them.
-        attention_mask (`torch.Tensor` bool (B, S), *optional*): Which tokens are real; `None`: all.
+        attention_mask (`torch.Tensor` (B, S), *optional*): 1 where tokens are real; `None`: all are.
         text_model_output, image_model_output, audio_model_output, video_model_output (`EncoderOutput`, *optional*): Of
             the encoder of each modality that was given.
     """

@@ -24,6 +24,7 @@ from ..layers import (
     make_norm,
 )
 from ..layers.cache_names import CACHE
+from .kernel_setting import SetsKernelsOfParts
 from .starting_weights import start_layer
 
 
@@ -102,7 +103,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         return kept.update(*self.cross_attention.project_context(context), self.layer_idx)
 
 
-class TokenDecoder(PreTrainedModel):
+class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
     """
     Embeddings, positions and [`DecoderBlock`]s.
 

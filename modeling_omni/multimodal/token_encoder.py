@@ -23,6 +23,7 @@ from ..layers import (
     make_feed_forward,
     make_norm,
 )
+from .kernel_setting import SetsKernelsOfParts
 from .starting_weights import start_layer
 from .token_embeddings import TokenEmbeddings
 from .token_positions import TokenPositions
@@ -33,7 +34,7 @@ class EncoderOutput(ModelOutput):
     """
     Args:
         last_hidden_state (`torch.Tensor` (B, N, D)): Tokens.
-        attention_mask (`torch.Tensor` bool (B, N), *optional*): Which of them are real; `None`: all.
+        attention_mask (`torch.Tensor` (B, N), *optional*): 1 where they are real; `None`: all are.
         hidden_states, attentions (`tuple[torch.Tensor]`, *optional*): Per layer, as in every transformers model.
     """
 
@@ -43,7 +44,7 @@ class EncoderOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class TokenEncoder(PreTrainedModel):
+class TokenEncoder(SetsKernelsOfParts, PreTrainedModel):
     """
     Embeddings, positions and transformer layers with the norm before each branch.
 
@@ -141,6 +142,11 @@ class TokenEncoder(PreTrainedModel):
         ((name, values),) = given.items()
         mask = None if attention_mask is None else attention_mask.bool()
         hidden_states, mask, places = self.embeddings(name, values, mask)
+        order = None
+        if mask is not None and self.positions.counts_padding:
+            order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+            hidden_states, places = _reorder(hidden_states, order), places.gather(2, order.unsqueeze(0))
+            real, mask = mask, mask.gather(1, order)
         hidden_states = self.positions.add(hidden_states, places)
         if self.class_token is not None:
             hidden_states = torch.cat([self.class_token.expand(hidden_states.shape[0], -1, -1), hidden_states], dim=1)
@@ -151,4 +157,19 @@ class TokenEncoder(PreTrainedModel):
             kwargs["attention_mask"] = make_attention_mask(self.layers[0].attention, hidden_states, mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
-        return EncoderOutput(last_hidden_state=self.norm(hidden_states), attention_mask=mask)
+        if order is not None:
+            back, mask = order.argsort(dim=1), real
+            if self.class_token is not None:
+                back, mask = nn.functional.pad(back + 1, (1, 0)), nn.functional.pad(mask, (1, 0), value=True)
+            hidden_states = _reorder(hidden_states, back)
+        return EncoderOutput(last_hidden_state=self.norm(hidden_states), attention_mask=as_numbers(mask))
+
+
+def _reorder(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Row `order[b, n]` of each sample of `states` (B, N, D) at place n."""
+    return states.gather(1, order.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def as_numbers(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """A bool mask as transformers' outputs have it: 1 where real."""
+    return None if mask is None else mask.long()

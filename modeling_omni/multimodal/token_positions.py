@@ -14,7 +14,8 @@ from ..layers.relative_bias import RelativePositionTable
 
 
 class TokenPositions(nn.Module):
-    """The positions that `config.position` names. Relative ones are shared by all layers, as in T5."""
+    """The positions that `config.position` names. Relative ones are shared by all layers, as in T5; sparse attention
+    knows offsets along a row only, as its windows are."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -27,10 +28,15 @@ class TokenPositions(nn.Module):
             self.added = SinusoidalPositions(config.hidden_size)
         elif config.position == "rotary":
             self.rotary = MultiAxisRotary(config.head_dim)
-        elif config.position == "relative" and config.image_size is not None:
+        elif config.position == "relative" and config.image_size is not None and config.attention.kind != "sparse":
             self.bias = RelativePositionTable(heads, config.grid, class_token=config.use_class_token, init_std=std)
         elif config.position == "relative":
             self.bias = RelativeOffsets(heads, init_std=std)
+
+    @property
+    def counts_padding(self) -> bool:
+        """Whether padding before or between real tokens would shift them: windows and offsets are along the row."""
+        return self.config.attention.kind == "sparse" or isinstance(self.bias, RelativeOffsets)
 
     def add(self, hidden_states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Tokens (B, N, D) with their places, long (axes, B, N), added, where that is how they enter."""
