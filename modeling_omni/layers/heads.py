@@ -1,4 +1,6 @@
-"""How many heads there may be."""
+"""How many heads there may be, and how their states lie in memory."""
+
+import torch
 
 
 class HeadsDoNotDivideError(ValueError, AssertionError):
@@ -20,3 +22,9 @@ def check_heads(dim: int, num_heads: int, num_key_value_heads: int | None = None
         raise HeadsDoNotDivideError(
             f"{num_heads} query heads cannot share {num_key_value_heads} key and value heads: not divisible."
         )
+
+
+def like_rows(states: torch.Tensor) -> torch.Tensor:
+    """Empty (B, H, N, d) that lies as (B, N, H, d), so that joining the heads copies nothing."""
+    batch, heads, length, width = states.shape
+    return states.new_empty(batch, length, heads, width).transpose(1, 2)

@@ -6,6 +6,7 @@ width, P entries of a table.
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -14,29 +15,36 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
+from .heads import like_rows
 from .kernels import expand_groups, get_kernel
 from .relative_bias import LOOKUP_KERNELS, RelativeBias, bias_for_kernel
 from .relative_position import CLASS_ENTRIES
 
 NAME = "relative"
+PADDING = 256  # tokens of the largest tile, whose kernel then need not ask where the codes end
 
 
 @dataclass
 class Codes:
-    """A number for each query and each key, whose difference says which entry of `by_code(table)` a pair reads.
+    """A number for each query and each key, whose difference says which entry of `by_code(bias)` a pair reads.
 
     Args:
-        queries: (Q,) int32; keys: (K,) int32.
+        queries: (Q,) int32; keys: (K,) int32; both padded to a multiple of 256 by repeating the last.
         key_of_code: int32, the key with code c at place c + `shift`, -1 where there is none.
-        largest_query, largest_key: the largest codes of tokens of the grids.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
     key_of_code: torch.Tensor
     shift: int
-    largest_query: int
-    largest_key: int
+
+
+def largest_codes(query_size: Sequence[int], key_size: Sequence[int]) -> tuple[int, int]:
+    """The codes of the last tokens of the two grids: row-major places on a grid of all offsets."""
+    query = key = 0
+    for q, k in zip(query_size, key_size):
+        query, key = query * (q + k - 1) + q - 1, key * (q + k - 1) + k - 1
+    return query, key
 
 
 @functools.lru_cache(maxsize=64)
@@ -46,7 +54,7 @@ def make_codes(query_size: tuple[int, ...], key_size: tuple[int, ...], class_tok
     for q, k in zip(query_size, key_size):
         queries = (queries[:, None] * (q + k - 1) + torch.arange(q)).flatten()
         keys = (keys[:, None] * (q + k - 1) + torch.arange(k)).flatten()
-    largest_query, largest_key = int(queries[-1]), int(keys[-1])
+    largest_query, largest_key = largest_codes(query_size, key_size)
     queries = queries + largest_key  # the smallest difference is 0
     if class_token:
         offsets = largest_query + largest_key + 1
@@ -55,11 +63,12 @@ def make_codes(query_size: tuple[int, ...], key_size: tuple[int, ...], class_tok
     shift = -int(keys.min())
     key_of_code = torch.full((int(keys.max()) + shift + 1,), -1)
     key_of_code[keys + shift] = torch.arange(len(keys))
+    queries, keys = (torch.cat([codes, codes[-1:].expand(-len(codes) % PADDING)]) for codes in (queries, keys))
     queries, keys, key_of_code = (codes.to(device, torch.int32) for codes in (queries, keys, key_of_code))
-    return Codes(queries, keys, key_of_code, shift, largest_query, largest_key)
+    return Codes(queries, keys, key_of_code, shift)
 
 
-def by_code(bias: RelativeBias, codes: Codes) -> torch.Tensor:
+def by_code(bias: RelativeBias) -> torch.Tensor:
     """The table with an entry for each difference of codes, (B or 1, H, E) float32.
 
     A class token has one entry with all patches, which is repeated for each code there may be; sums of repeated
@@ -69,13 +78,14 @@ def by_code(bias: RelativeBias, codes: Codes) -> torch.Tensor:
     table = table.transpose(1, 2).float()
     if not bias.class_token:
         return table.contiguous()
+    largest_query, largest_key = largest_codes(bias.query_size, bias.key_size)
     class_to_patch, patch_to_class, class_to_class = table[..., -CLASS_ENTRIES:].split(1, dim=-1)
     return torch.cat(
         [
             table[..., :-CLASS_ENTRIES],
-            class_to_patch.expand(-1, -1, codes.largest_key + 1),
-            patch_to_class.expand(-1, -1, codes.largest_query + 1),
-            torch.zeros_like(class_to_class).expand(-1, -1, codes.largest_key),
+            class_to_patch.expand(-1, -1, largest_key + 1),
+            patch_to_class.expand(-1, -1, largest_query + 1),
+            torch.zeros_like(class_to_class).expand(-1, -1, largest_key),
             class_to_class,
         ],
         dim=-1,
@@ -106,42 +116,90 @@ def relative_attention(
     sizes = (math.prod(bias.query_size) + bias.class_token, math.prod(bias.key_size) + bias.class_token)
     if sizes != (query.shape[2], key.shape[2]):
         raise ValueError(f"The bias is one of {sizes} tokens, but there are {(query.shape[2], key.shape[2])}.")
-    codes = make_codes(bias.query_size, bias.key_size, bias.class_token, query.device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     key_mask = None if key_mask is None else key_mask.bool().contiguous()
     query, key, value = (states if states.stride(-1) == 1 else states.contiguous() for states in (query, key, value))
-    return _RelativeAttention.apply(query, key, value, by_code(bias, codes), codes, key_mask, scaling)
+    grids = (list(bias.query_size), list(bias.key_size), bias.class_token)
+    return _attend(query, key, value, by_code(bias), key_mask, *grids, scaling)[0]
 
 
-class _RelativeAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, value, table, codes, key_mask, scaling):
-        from . import relative_kernels  # Triton may be missing where there is no GPU
+# Operators of torch's own kind, so that a compiled graph holds them as they are. Triton may be missing where there is no
+# GPU, so its kernels are imported when they run.
 
-        output, log_sum = relative_kernels.attend(
-            query, key, value, table, codes.queries, codes.keys, key_mask, scaling
-        )
-        ctx.save_for_backward(query, key, value, table, output, log_sum, key_mask)
-        ctx.codes, ctx.scaling = codes, scaling
-        return output
 
-    @staticmethod
-    def backward(ctx, grad_output):
-        from . import relative_kernels
+@torch.library.custom_op("omnilatent::relative_attention", mutates_args=())
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    table: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    query_size: list[int],
+    key_size: list[int],
+    class_token: bool,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from . import relative_kernels
 
-        query, key, value, table, output, log_sum, key_mask = ctx.saved_tensors
-        codes, scaling = ctx.codes, ctx.scaling
-        grad_output = grad_output if grad_output.stride(-1) == 1 else grad_output.contiguous()
-        *gradients, delta = relative_kernels.attend_backward(
-            grad_output, query, key, value, table, codes.queries, codes.keys, key_mask, output, log_sum, scaling
-        )
-        d_table = None
-        if ctx.needs_input_grad[3]:
-            d_table = relative_kernels.table_gradient(
-                grad_output, query, key, value, table, codes.queries, codes.keys, codes.key_of_code, codes.shift,
-                key_mask, log_sum, delta, scaling,
-            )  # fmt: skip
-        return *gradients, d_table, None, None, None
+    codes = make_codes(tuple(query_size), tuple(key_size), class_token, query.device)
+    table = relative_kernels.prepare_table(table, query)
+    return relative_kernels.attend(query, key, value, table, codes.queries, codes.keys, key_mask, scaling)
+
+
+@_attend.register_fake
+def _(query, key, value, table, key_mask, query_size, key_size, class_token, scaling):
+    return like_rows(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+@torch.library.custom_op("omnilatent::relative_attention_backward", mutates_args=())
+def _attend_backward(
+    grad_output: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    table: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    output: torch.Tensor,
+    log_sum: torch.Tensor,
+    query_size: list[int],
+    key_size: list[int],
+    class_token: bool,
+    scaling: float,
+    learn_table: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    from . import relative_kernels
+
+    codes = make_codes(tuple(query_size), tuple(key_size), class_token, query.device)
+    grad_output = grad_output if grad_output.stride(-1) == 1 else grad_output.contiguous()
+    table = relative_kernels.prepare_table(table, query)
+    given = (grad_output, query, key, value, table, codes.queries, codes.keys)
+    *gradients, delta = relative_kernels.attend_backward(*given, key_mask, output, log_sum, scaling)
+    if not learn_table:
+        return *gradients, table.new_empty(0, dtype=torch.float32)
+    d_table = relative_kernels.table_gradient(
+        *given, codes.key_of_code, codes.shift, key_mask, log_sum, delta, scaling
+    )
+    return *gradients, d_table
+
+
+@_attend_backward.register_fake
+def _(grad_output, query, key, value, table, key_mask, output, log_sum, *numbers):
+    d_table = torch.empty_like(table) if numbers[-1] else table.new_empty(0)
+    return *(like_rows(states) for states in (query, key, value)), d_table
+
+
+def _remember(ctx, inputs, output):
+    *tensors, ctx.query_size, ctx.key_size, ctx.class_token, ctx.scaling = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(ctx, grad_output, grad_log_sum):
+    numbers = (ctx.query_size, ctx.key_size, ctx.class_token, ctx.scaling, ctx.needs_input_grad[3])
+    *gradients, d_table = _attend_backward(grad_output, *ctx.saved_tensors, *numbers)
+    return *gradients, d_table if ctx.needs_input_grad[3] else None, None, None, None, None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_remember)
 
 
 def relative_attention_forward(

@@ -10,16 +10,31 @@ import torch
 import triton
 import triton.language as tl
 
+from .heads import like_rows
+
 LOG2_E = 1.4426950408889634
 # queries, keys, warps and stages of a tile, for 16-bit numbers and heads of up to 64, and for all others
 TILES = {
-    "forward": (128, 64, 8, 2),
-    "query": (128, 64, 8, 2),
-    "key_value": (128, 64, 8, 2),
-    "table": (64, 64, 4, 2),
+    "forward": (64, 32, 4, 3),
+    "query": (64, 32, 4, 3),
+    "key_value": (32, 64, 4, 2),
+    "table": (64, 64, 4, 3),
 }
 WIDE_TILE = (64, 32, 8, 2)
+MAX_TILE = 256  # tokens; codes are padded to a multiple of it
 WORKSPACE = 2**26  # bytes in which gradients of scores are collected before they are summed into the table's
+PROGRAMS = 768  # that sum scores' gradients, at the least: some for each of a large device's multiprocessors
+GATHERERS = 16  # programs that share the queries of a chunk when entries gather their gradients
+
+
+def prepare_table(table: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """What `attend` takes for a table (B or 1, H, E): times log2 e, as exponentials are powers of 2.
+
+    In float16 for queries of 16 bits, so that Triton reads entries where they are needed. Of larger numbers it would make
+    copies ahead of time in shared memory, one by one, at twice the time. A bias of 10 is then off by at most 0.005.
+    """
+    table = table * LOG2_E
+    return table.half() if query.element_size() == 2 else table
 
 
 def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
@@ -27,8 +42,8 @@ def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
 
     Args:
         query: (B, H, Q, d); key, value: (B, H, K, d), in any layout with d contiguous.
-        table: (B or 1, H, E) float32, contiguous.
-        query_codes: (Q,) int32; key_codes: (K,) int32.
+        table: (B or 1, H, E), contiguous, from `prepare_table`.
+        query_codes, key_codes: int32, (Q,) and (K,) padded to a multiple of `MAX_TILE`, the last code repeated.
         key_mask: (B, K) bool, False for keys that nobody sees; `None`: all are seen.
 
     Returns:
@@ -36,14 +51,13 @@ def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
         each query's sum of exponentiated scores, (B, H, Q).
     """
     batch, heads, queries, width = query.shape
-    output = query.new_empty(batch, queries, heads, width).transpose(1, 2)
+    output = like_rows(query)
     log_sum = query.new_empty(batch, heads, queries, dtype=torch.float32)
-    block_q, _, constants = _tile("forward", query, key)
+    block_q, _, constants = _tile("forward", query, key, key_mask)
     _forward[(triton.cdiv(queries, block_q), batch * heads)](
         query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *output.stride()[:3],
-        *_table_strides(table), heads, queries, key.shape[2], width, scaling * LOG2_E,
-        HAS_MASK=key_mask is not None, **constants,
+        *_table_strides(table), heads, queries, key.shape[2], width, scaling * LOG2_E, **constants,
     )  # fmt: skip
     return output, log_sum
 
@@ -52,21 +66,18 @@ def attend_backward(grad_output, query, key, value, table, query_codes, key_code
     """Gradients of query, key and value, and delta (B, H, Q), the product of each output with its gradient."""
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    d_query, d_key, d_value = (_like_rows(states) for states in (query, key, value))
+    d_query, d_key, d_value = (like_rows(states) for states in (query, key, value))
     delta = torch.empty_like(log_sum)
     given = (query, key, value, table, query_codes, key_codes, key_mask, grad_output, log_sum, delta)
     strides = (*query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_output.stride()[:3])
     numbers = (*_table_strides(table), heads, queries, keys, width, scaling)
-    has_mask = key_mask is not None
-    block_q, _, constants = _tile("query", query, key)
+    block_q, _, constants = _tile("query", query, key, key_mask)
     _backward_query[(triton.cdiv(queries, block_q), batch * heads)](
-        *given, output, d_query, *strides, *output.stride()[:3], *d_query.stride()[:3], *numbers,
-        HAS_MASK=has_mask, **constants,
+        *given, output, d_query, *strides, *output.stride()[:3], *d_query.stride()[:3], *numbers, **constants,
     )  # fmt: skip
-    _, block_k, constants = _tile("key_value", query, key)
+    _, block_k, constants = _tile("key_value", query, key, key_mask)
     _backward_key_value[(triton.cdiv(keys, block_k), batch * heads)](
-        *given, d_key, d_value, *strides, *d_key.stride()[:3], *d_value.stride()[:3], *numbers,
-        HAS_MASK=has_mask, **constants,
+        *given, d_key, d_value, *strides, *d_key.stride()[:3], *d_value.stride()[:3], *numbers, **constants,
     )  # fmt: skip
     return d_query, d_key, d_value, delta
 
@@ -86,7 +97,7 @@ def table_gradient(
     delta,
     scaling,
 ) -> torch.Tensor:
-    """The gradient of the table, like it.
+    """The gradient of the table that `prepare_table` was given, float32.
 
     Tiles of the scores' gradients are summed over the batch where they arise, a chunk of queries at a time; then each
     entry gathers, from each query's row, the one key that reads it.
@@ -96,13 +107,13 @@ def table_gradient(
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    block_q, block_k, constants = _tile("table", query, key)
+    block_q, block_k, constants = _tile("table", query, key, key_mask)
     tiles = triton.cdiv(queries, block_q) * triton.cdiv(keys, block_k) * heads
     # one part of the batch per table, or enough of them to keep the device busy
-    parts = batch if len(table) > 1 else max(1, min(batch // 16, triton.cdiv(512, tiles)))
+    parts = batch if len(table) > 1 else max(1, min(batch // 16, triton.cdiv(PROGRAMS, tiles)))
     rows = max(1, WORKSPACE // (4 * parts * heads * keys) // block_q) * block_q
-    gradient = torch.zeros_like(table)
-    sums = table.new_empty(parts, heads, min(rows, queries), keys)
+    gradient = torch.zeros_like(table, dtype=torch.float32)
+    sums = gradient.new_empty(parts, heads, min(rows, queries), keys)
     for start in range(0, queries, rows):
         count = min(rows, queries - start)
         grid = (triton.cdiv(keys, block_k), triton.cdiv(count, block_q), parts * heads)
@@ -110,16 +121,25 @@ def table_gradient(
             query, key, value, table, query_codes, key_codes, key_mask, grad_output, log_sum, delta, sums,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_output.stride()[:3],
             *sums.stride()[:3], *_table_strides(table), heads, queries, keys, width, scaling,
-            start, batch, triton.cdiv(batch, parts), HAS_MASK=key_mask is not None, **constants,
+            start, batch, triton.cdiv(batch, parts), **constants,
         )  # fmt: skip
-        _gather_entries[(triton.cdiv(table.shape[2], 128), heads, len(table))](
-            sums, query_codes, key_of_code, gradient, *sums.stride()[:3], *gradient.stride()[:2],
-            start, count, parts // len(table), len(key_of_code), shift, table.shape[2], BLOCK=128,
-        )  # fmt: skip
+        gradient += gather_entries(sums[:, :, :count], table, query_codes[start:], key_of_code, shift)
     return gradient
 
 
-def _tile(kernel: str, query: torch.Tensor, key: torch.Tensor) -> tuple[int, int, dict]:
+def gather_entries(sums, table, query_codes, key_of_code, shift) -> torch.Tensor:
+    """From the scores' gradients (parts, H, Q, K), summed over parts of the batch, those of the table's entries."""
+    parts, heads, queries, _ = sums.shape
+    each = triton.cdiv(queries, GATHERERS)
+    gathered = sums.new_empty(triton.cdiv(queries, each), *table.shape)
+    _gather_entries[(triton.cdiv(table.shape[2], 128), heads, len(table) * len(gathered))](
+        sums, query_codes, key_of_code, gathered, *sums.stride(), *gathered.stride()[:3],
+        queries, each, len(gathered), parts // len(table), len(key_of_code), shift, table.shape[2], BLOCK=128,
+    )  # fmt: skip
+    return gathered.sum(dim=0)
+
+
+def _tile(kernel: str, query: torch.Tensor, key: torch.Tensor, key_mask) -> tuple[int, int, dict]:
     """Queries and keys of a tile, and a kernel's constants."""
     width = max(16, triton.next_power_of_2(query.shape[-1]))
     block_q, block_k, warps, stages = TILES[kernel] if query.element_size() == 2 and width <= 64 else WIDE_TILE
@@ -129,9 +149,12 @@ def _tile(kernel: str, query: torch.Tensor, key: torch.Tensor) -> tuple[int, int
         block_q,
         block_k,
         {
+            "HAS_MASK": key_mask is not None,
+            "ALL_SEEN": key_mask is None and key.shape[2] % block_k == 0,
             "BLOCK_Q": block_q,
             "BLOCK_K": block_k,
             "WIDTH": width,
+            "WHOLE": width == query.shape[-1],
             # float32 stays float32: tensor cores would round it to 10 bits
             "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
             "num_warps": warps,
@@ -144,41 +167,29 @@ def _table_strides(table: torch.Tensor) -> tuple[int, int]:
     return (table.stride(0) if len(table) > 1 else 0), table.stride(1)
 
 
-def _like_rows(states: torch.Tensor) -> torch.Tensor:
-    """Empty (B, H, N, d), laid out as (B, N, H, d)."""
-    batch, heads, length, width = states.shape
-    return states.new_empty(batch, length, heads, width).transpose(1, 2)
+@triton.jit
+def _load_rows(pointer, stride, row, length, width, WIDTH: tl.constexpr, WHOLE: tl.constexpr):
+    """Rows (n, WIDTH); beyond the last one that one again, whose weights the caller makes 0."""
+    d = tl.arange(0, WIDTH)
+    at = pointer + tl.minimum(row, length - 1)[:, None] * stride + d[None, :]
+    if WHOLE:
+        return tl.load(at)
+    return tl.load(at, (d < width)[None, :], 0.0)
 
 
 @triton.jit
-def _load_rows(pointer, at, stride, row, length, width, WIDTH: tl.constexpr):
-    """Rows (n, WIDTH), 0 outside."""
+def _store_rows(pointer, stride, row, length, width, values, WIDTH: tl.constexpr):
     d = tl.arange(0, WIDTH)
     inside = (row < length)[:, None] & (d < width)[None, :]
-    return tl.load(pointer + at + row[:, None].to(tl.int64) * stride + d[None, :], inside, 0.0)
+    tl.store(pointer + row[:, None] * stride + d[None, :], values.to(pointer.dtype.element_ty), inside)
 
 
 @triton.jit
-def _store_rows(pointer, at, stride, row, length, width, values, WIDTH: tl.constexpr):
-    d = tl.arange(0, WIDTH)
-    inside = (row < length)[:, None] & (d < width)[None, :]
-    tl.store(
-        pointer + at + row[:, None].to(tl.int64) * stride + d[None, :], values.to(pointer.dtype.element_ty), inside
-    )
-
-
-@triton.jit
-def _scores(queries, keys, q, k, table, query_codes, key_codes, key_mask, b, num_queries, num_keys, scale,
-            HAS_MASK: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Scores of a tile times log2 e, -inf for keys that are not there; `table` points at a head's entries."""
+def _seen(k, num_keys, key_mask, b, HAS_MASK: tl.constexpr):
     seen = k < num_keys
     if HAS_MASK:
         seen = seen & (tl.load(key_mask + b * num_keys + k, seen, 0) != 0)
-    entry = tl.load(query_codes + q, q < num_queries, 0)[:, None] - tl.load(key_codes + k, k < num_keys, 0)[None, :]
-    inside = (q < num_queries)[:, None] & seen[None, :]
-    bias = tl.load(table + entry, inside, 0.0)
-    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias * 1.4426950408889634
-    return tl.where(seen[None, :], scores, float("-inf"))
+    return seen
 
 
 @triton.jit
@@ -186,32 +197,39 @@ def _forward(
     query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, output_b, output_h, output_n,
     table_b, table_h, heads, num_queries, num_keys, width, scale,
-    HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    key += b * key_b + h * key_h
+    value += b * value_b + h * value_h
     table += b * table_b + h * table_h
-    queries = _load_rows(query, b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH)
+    queries = _load_rows(query + b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH, WHOLE)
+    query_code = tl.load(query_codes + q)
     top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     sums = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
     for start in range(0, num_keys, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        keys = _load_rows(key, b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH)
-        values = _load_rows(value, b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH)
-        scores = _scores(queries, keys, q, k, table, query_codes, key_codes, key_mask, b, num_queries, num_keys,
-                         scale, HAS_MASK, PRECISION)  # fmt: skip
+        keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
+        values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
+        bias = tl.load(table + (query_code[:, None] - tl.load(key_codes + k)[None, :]))
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
+        if not ALL_SEEN:
+            scores = tl.where(_seen(k, num_keys, key_mask, b, HAS_MASK)[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, axis=1))
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing seen yet: no NaN
+        base = new_top
+        if HAS_MASK:
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing seen yet: no NaN
         weights = tl.exp2(scores - base[:, None])
         shrink = tl.exp2(top - base)
         total = total * shrink + tl.sum(weights, axis=1)
-        sums = sums * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+        sums = tl.dot(weights.to(values.dtype), values, sums * shrink[:, None], input_precision=PRECISION)
         top = new_top
     blind = total == 0.0
     sums = sums / tl.where(blind, 1.0, total)[:, None]
-    _store_rows(output, b * output_b + h * output_h, output_n, q, num_queries, width, sums, WIDTH)
+    _store_rows(output + b * output_b + h * output_h, output_n, q, num_queries, width, sums, WIDTH)
     logs = tl.where(blind, float("inf"), top + tl.log2(tl.where(blind, 1.0, total)))
     tl.store(log_sum + tl.program_id(1).to(tl.int64) * num_queries + q, logs, q < num_queries)
 
@@ -222,30 +240,37 @@ def _backward_query(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     output_b, output_h, output_n, d_query_b, d_query_h, d_query_n,
     table_b, table_h, heads, num_queries, num_keys, width, scaling,
-    HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     row = tl.program_id(1).to(tl.int64) * num_queries + q
+    key += b * key_b + h * key_h
+    value += b * value_b + h * value_h
     table += b * table_b + h * table_h
-    queries = _load_rows(query, b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH)
-    grads = _load_rows(grad, b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH)
-    outputs = _load_rows(output, b * output_b + h * output_h, output_n, q, num_queries, width, WIDTH)
+    scale = scaling * 1.4426950408889634
+    queries = _load_rows(query + b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH, WHOLE)
+    grads = _load_rows(grad + b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH, WHOLE)
+    outputs = _load_rows(output + b * output_b + h * output_h, output_n, q, num_queries, width, WIDTH, WHOLE)
     along = tl.sum(outputs.to(tl.float32) * grads.to(tl.float32), axis=1)
     tl.store(delta + row, along, q < num_queries)
     logs = tl.load(log_sum + row, q < num_queries, float("inf"))
+    query_code = tl.load(query_codes + q)
     sums = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
     for start in range(0, num_keys, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        keys = _load_rows(key, b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH)
-        values = _load_rows(value, b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH)
-        scores = _scores(queries, keys, q, k, table, query_codes, key_codes, key_mask, b, num_queries, num_keys,
-                         scaling * 1.4426950408889634, HAS_MASK, PRECISION)  # fmt: skip
+        keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
+        values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
+        bias = tl.load(table + (query_code[:, None] - tl.load(key_codes + k)[None, :]))
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
+        weights = tl.exp2(scores - logs[:, None])
+        if not ALL_SEEN:
+            weights = tl.where(_seen(k, num_keys, key_mask, b, HAS_MASK)[None, :], weights, 0.0)
         toward = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
-        d_scores = tl.exp2(scores - logs[:, None]) * (toward - along[:, None])
-        sums += tl.dot(d_scores.to(keys.dtype), keys, input_precision=PRECISION)
-    _store_rows(d_query, b * d_query_b + h * d_query_h, d_query_n, q, num_queries, width, sums * scaling, WIDTH)
+        d_scores = weights * (toward - along[:, None])
+        sums = tl.dot(d_scores.to(keys.dtype), keys, sums, input_precision=PRECISION)
+    _store_rows(d_query + b * d_query_b + h * d_query_h, d_query_n, q, num_queries, width, sums * scaling, WIDTH)
 
 
 @triton.jit
@@ -254,32 +279,40 @@ def _backward_key_value(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     d_key_b, d_key_h, d_key_n, d_value_b, d_value_h, d_value_n,
     table_b, table_h, heads, num_queries, num_keys, width, scaling,
-    HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    query += b * query_b + h * query_h
+    grad += b * grad_b + h * grad_h
     table += b * table_b + h * table_h
-    keys = _load_rows(key, b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH)
-    values = _load_rows(value, b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH)
+    scale = scaling * 1.4426950408889634
+    keys = _load_rows(key + b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH, WHOLE)
+    values = _load_rows(value + b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH, WHOLE)
+    key_code = tl.load(key_codes + k)
+    seen = _seen(k, num_keys, key_mask, b, HAS_MASK)
     key_sums = tl.zeros((BLOCK_K, WIDTH), tl.float32)
     value_sums = tl.zeros((BLOCK_K, WIDTH), tl.float32)
     for start in range(0, num_queries, BLOCK_Q):
         q = start + tl.arange(0, BLOCK_Q)
         row = tl.program_id(1).to(tl.int64) * num_queries + q
-        queries = _load_rows(query, b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH)
-        grads = _load_rows(grad, b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH)
+        queries = _load_rows(query, query_n, q, num_queries, width, WIDTH, WHOLE)
+        grads = _load_rows(grad, grad_n, q, num_queries, width, WIDTH, WHOLE)
         logs = tl.load(log_sum + row, q < num_queries, float("inf"))
         along = tl.load(delta + row, q < num_queries, 0.0)
-        scores = _scores(queries, keys, q, k, table, query_codes, key_codes, key_mask, b, num_queries, num_keys,
-                         scaling * 1.4426950408889634, HAS_MASK, PRECISION)  # fmt: skip
-        weights = tl.exp2(scores - logs[:, None])
-        value_sums += tl.dot(tl.trans(weights.to(grads.dtype)), grads, input_precision=PRECISION)
-        toward = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
-        d_scores = weights * (toward - along[:, None])
-        key_sums += tl.dot(tl.trans(d_scores.to(queries.dtype)), queries, input_precision=PRECISION)
-    _store_rows(d_key, b * d_key_b + h * d_key_h, d_key_n, k, num_keys, width, key_sums * scaling, WIDTH)
-    _store_rows(d_value, b * d_value_b + h * d_value_h, d_value_n, k, num_keys, width, value_sums, WIDTH)
+        # keys are the rows here, so that the weights go into the next products as they are
+        bias = tl.load(table + (tl.load(query_codes + q)[None, :] - key_code[:, None]))
+        scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale + bias
+        weights = tl.exp2(scores - logs[None, :])
+        if HAS_MASK:
+            weights = tl.where(seen[:, None], weights, 0.0)
+        value_sums = tl.dot(weights.to(grads.dtype), grads, value_sums, input_precision=PRECISION)
+        toward = tl.dot(values, tl.trans(grads), input_precision=PRECISION)
+        d_scores = weights * (toward - along[None, :])
+        key_sums = tl.dot(d_scores.to(queries.dtype), queries, key_sums, input_precision=PRECISION)
+    _store_rows(d_key + b * d_key_b + h * d_key_h, d_key_n, k, num_keys, width, key_sums * scaling, WIDTH)
+    _store_rows(d_value + b * d_value_b + h * d_value_h, d_value_n, k, num_keys, width, value_sums, WIDTH)
 
 
 @triton.jit
@@ -288,28 +321,33 @@ def _sum_score_gradients(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     sums_p, sums_h, sums_n, table_b, table_h, heads, num_queries, num_keys, width, scaling,
     first_query, batch, samples,
-    HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of scores, summed over the samples of one part of the batch."""
     part, h = tl.program_id(2) // heads, tl.program_id(2) % heads
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     place = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     q = first_query + place
+    scale = scaling * 1.4426950408889634
+    entry = tl.load(query_codes + q)[:, None] - tl.load(key_codes + k)[None, :]
     total = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     for sample in range(part * samples, tl.minimum((part + 1) * samples, batch)):
         b = tl.cast(sample, tl.int64)
         row = (b * heads + h) * num_queries + q
-        queries = _load_rows(query, b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH)
-        grads = _load_rows(grad, b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH)
-        keys = _load_rows(key, b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH)
-        values = _load_rows(value, b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH)
+        queries = _load_rows(query + b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH, WHOLE)
+        grads = _load_rows(grad + b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH, WHOLE)
+        keys = _load_rows(key + b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH, WHOLE)
+        values = _load_rows(value + b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH, WHOLE)
         logs = tl.load(log_sum + row, q < num_queries, float("inf"))
         along = tl.load(delta + row, q < num_queries, 0.0)
-        scores = _scores(queries, keys, q, k, table + b * table_b + h * table_h, query_codes, key_codes, key_mask, b,
-                         num_queries, num_keys, scaling * 1.4426950408889634, HAS_MASK, PRECISION)  # fmt: skip
+        bias = tl.load(table + b * table_b + h * table_h + entry)
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
         toward = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
-        total += tl.exp2(scores - logs[:, None]) * (toward - along[:, None])
+        d_scores = tl.exp2(scores - logs[:, None]) * (toward - along[:, None])
+        if HAS_MASK:
+            d_scores = tl.where(_seen(k, num_keys, key_mask, b, HAS_MASK)[None, :], d_scores, 0.0)
+        total += d_scores
     inside = (q < num_queries)[:, None] & (k < num_keys)[None, :]
     at = tl.cast(part, tl.int64) * sums_p + h * sums_h
     tl.store(sums + at + place[:, None] * sums_n + k[None, :], total, inside)
@@ -317,19 +355,18 @@ def _sum_score_gradients(
 
 @triton.jit
 def _gather_entries(
-    sums, query_codes, key_of_code, gradient, sums_p, sums_h, sums_n, gradient_b, gradient_h,
-    first_query, count, parts, codes, shift, entries, BLOCK: tl.constexpr,
+    sums, query_codes, key_of_code, gathered, sums_p, sums_h, sums_q, sums_k, gathered_g, gathered_b, gathered_h,
+    queries, each, gatherers, parts, codes, shift, entries, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add to a block of the table's entries what a chunk of queries has for them."""
+    """What some of the queries have for a block of the table's entries."""
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    h, b = tl.program_id(1), tl.program_id(2)
+    h, b, gatherer = tl.program_id(1), tl.program_id(2) // gatherers, tl.program_id(2) % gatherers
     total = tl.zeros((BLOCK,), tl.float32)
-    for place in range(0, count):
-        code = tl.load(query_codes + first_query + place) - entry + shift
+    for place in range(gatherer * each, tl.minimum((gatherer + 1) * each, queries)):
+        code = tl.load(query_codes + place) - entry + shift
         there = (code >= 0) & (code < codes) & (entry < entries)
         k = tl.load(key_of_code + code, there, -1)
         for part in range(b * parts, (b + 1) * parts):
-            at = tl.cast(part, tl.int64) * sums_p + h * sums_h + place * sums_n
-            total += tl.load(sums + at + k, k >= 0, 0.0)
-    at = gradient + b * gradient_b + h * gradient_h + entry
-    tl.store(at, tl.load(at, entry < entries, 0.0) + total, entry < entries)
+            at = tl.cast(part, tl.int64) * sums_p + h * sums_h + place * sums_q
+            total += tl.load(sums + at + k * sums_k, k >= 0, 0.0)
+    tl.store(gathered + gatherer * gathered_g + b * gathered_b + h * gathered_h + entry, total, entry < entries)
