@@ -18,7 +18,7 @@ from ..layers.cache_names import CACHE, one_cache
 from ..losses import next_token_loss
 from .modeling_multimodal import MultiModalPreTrainedModel, MultiModalTransformer
 from .multimodal_outputs import MultiModalOutput
-from .stream_inputs import MASKS, STREAM_ARGUMENTS, VALUES, Stream, reads_streams
+from .stream_inputs import MASKS, STREAM_ARGUMENTS, VALUES, Stream, reads_streams, take_streams
 from .token_decoder import TokenDecoder, count_real
 from .token_encoder import as_numbers
 
@@ -97,7 +97,7 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
         """
         kwargs["return_dict"] = True
         if encoder_outputs is None:
-            encoder_outputs = self._encode(streams)
+            encoder_outputs = self.encode_for_decoder(streams)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = shift_right(labels, self.config.decoder_config)
         if use_cache is None and labels is not None:
@@ -124,15 +124,12 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
             encoder_last_hidden_state=encoder_outputs["last_hidden_state"],
         )
 
-    @reads_streams
     def encode_for_decoder(self, streams: dict[str, Stream]) -> MultiModalOutput:
-        """
-        Returns:
-            The tokens that the decoder reads, which `forward` takes as `encoder_outputs`.
-        """
-        return self._encode(streams)
+        """The tokens that the decoder reads, which `forward` takes as `encoder_outputs`.
 
-    def _encode(self, streams):
+        Args:
+            streams: as `take_streams` makes them of `forward`'s arguments.
+        """
         tokens, _ = self.model.encode(streams)
         fused = self.model.fuse(tokens)
         return MultiModalOutput(last_hidden_state=fused.tokens, attention_mask=as_numbers(fused.attention_mask))
@@ -158,7 +155,7 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         inputs = {name: model_kwargs.pop(name, None) for name in STREAM_ARGUMENTS} | {model_input_name: inputs_tensor}
         inputs, prompt = self._split_prompt({name: values for name, values in inputs.items() if values is not None})
-        return model_kwargs | prompt | {"encoder_outputs": self.encode_for_decoder(**inputs)}
+        return model_kwargs | prompt | {"encoder_outputs": self.encode_for_decoder(take_streams(self.config, inputs))}
 
     def _split_prompt(self, inputs: dict[str, torch.Tensor]):
         """What the encoders read, and what the decoder is to continue."""

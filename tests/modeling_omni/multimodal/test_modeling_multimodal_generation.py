@@ -11,6 +11,7 @@ from omnilatent import (
     MultiModalProcessor,
 )
 from omnilatent.modeling_omni.multimodal.modeling_multimodal_generation import shift_right
+from omnilatent.modeling_omni.multimodal.stream_inputs import take_streams
 
 from .conftest import LAYERS, make_config, make_inputs, randomise
 
@@ -58,7 +59,7 @@ def test_each_step_has_the_logits_of_the_whole():
     cache, encoded = None, None
     for step in range(5):
         words = {"encoder_outputs": encoded} if encoded is not None else inputs
-        encoded = encoded or model.encode_for_decoder(**inputs)
+        encoded = encoded or model.encode_for_decoder(take_streams(model.config, inputs))
         output = model(**words, decoder_input_ids=tokens[:, step : step + 1], past_key_values=cache, use_cache=True)
         cache = output.get("cache", output.get("past_key_values"))
         torch.testing.assert_close(output.logits[:, 0], whole[:, step], atol=1e-5, rtol=1e-4)
