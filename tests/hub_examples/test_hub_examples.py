@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from omnilatent import OmniLatentModel, OmniLatentProcessor
+from omnilatent.training.data import make_sample_data
 
 FOLDER = Path(__file__).parents[2] / "hub_examples"
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,7 +35,7 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 def test_every_example_has_a_test_here():
     tested = {"any_to_any", "finetune_with_accelerate", "finetune_with_trainer", "push_and_pull", "train_from_folder"}
-    tested |= {"align_towers"}
+    tested |= {"align_towers", "train_model"}
     # those of hooks have theirs in test_hook_examples.py
     assert {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("hook_")} == tested
 
@@ -59,6 +60,17 @@ def test_train_from_folder_goes_on_where_it_stood(capfd):
 def test_align_towers_finds_a_video_for_each_sound(capfd):
     load("align_towers").main(["--steps", "3"])
     assert capfd.readouterr().out.count("is nearest to train-") == 8
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+def test_train_model_trains_saves_and_judges_a_task(task, capfd):
+    make_sample_data("sample", num_train=16, num_val=8, size=24)
+    data = ["--train_data", "sample/train.json", "--val_data", "sample/val.json", "--output_dir", "made"]
+    metrics = load("train_model").main(["--task", task, "--num_epochs", "1", "--batch_size", "8", *data])
+    metric = {"retrieval": "eval_R@1", "vqa": "eval_accuracy"}[task]
+    assert 0 <= metrics[metric] <= 1
+    assert f"with MultiModalProcessor: {task} " in capfd.readouterr().out
+    assert Path("made/model.safetensors").is_file()
 
 
 def test_finetuning_with_the_trainer_learns_the_captions(capfd):

@@ -1,4 +1,4 @@
-"""Writes sample data: drawn pictures with captions, questions with answers, and claims to judge."""
+"""Writes sample data: drawn pictures with captions, questions with answers, and captions with a word to fill in."""
 
 import json
 import os
@@ -8,11 +8,12 @@ from random import Random
 
 from PIL import Image
 
-from .drawn_scenes import RIGHT, Scene, all_scenes
+from .drawn_scenes import Scene, all_scenes
 from .scene_drawing import Canvas
 
 KIND_SHARES = {"pair": 0.5, "count": 0.25, "digit": 0.25}
 SPLITS = ("train", "val")
+BLANK = "___"
 
 
 def make_sample_data(
@@ -22,9 +23,9 @@ def make_sample_data(
     Draw pictures of coloured shapes, their numbers and places, and digits, and write `train.json` and `val.json`.
 
     Both are lists of records that serve every task: `{"image": "images/train-00000.png", "caption": ..., "question":
-    ..., "answer": ..., "text": ..., "label": ...}`. `text` is a caption that is right or wrong in one respect, which
-    `label` names. The combinations of `val.json` (which two things, how many of which, which digit in which colour)
-    are never shown in `train.json`, and no text there names them.
+    ..., "answer": ..., "text": ..., "label": ...}`. `text` is the caption without one word, which is `label`. The
+    combinations of `val.json` (which two things, how many of which, which digit in which colour) are never shown in
+    `train.json`.
 
     Args:
         folder: Made where it is missing; files of the same names are replaced.
@@ -91,19 +92,13 @@ def choose_scenes(split: str, count: int, seed: int) -> list[Scene]:
 
 
 def describe_scene(scene: Scene, random: Random) -> dict[str, str]:
-    """Caption, a question with its answer, and a claim with its label."""
+    """Caption, a question with its answer, and the caption with a word left out, which is the label."""
     question, answer = random.choice(scene.questions())
-    # what is claimed of a picture in training is a combination of training, too
-    claims = {
-        label: [other for other in others if other.held_out == scene.held_out or scene.held_out]
-        for label, others in scene.altered().items()
-    }
-    label = random.choice([RIGHT, *(label for label, others in claims.items() if others)])
-    claimed = scene if label == RIGHT else random.choice(claims[label])
+    label = random.choice(scene.blanks)
     return {
         "caption": scene.caption,
         "question": question,
         "answer": answer,
-        "text": claimed.caption,
+        "text": " ".join(BLANK if word == label else word for word in scene.caption.split()),
         "label": label,
     }

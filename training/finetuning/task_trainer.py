@@ -37,7 +37,6 @@ class TaskTrainer(WholeCheckpointTrainer):
     {'train_runtime': ...
     2
     >>> "eval_text_to_image_R@5" in trainer.evaluate()
-    {'eval_...
     True
     ```
     """
