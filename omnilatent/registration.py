@@ -26,7 +26,10 @@ from .configuration.configuration_relpos_vit import RelPosViTConfig
 from .modeling_omni.hooks import LatentHookConfig, LatentHookModel
 from .modeling_omni.multimodal.modeling_multimodal import MultiModalTransformer
 from .modeling_omni.multimodal.modeling_multimodal_classification import MultiModalForVisualQuestionAnswering
-from .modeling_omni.multimodal.modeling_multimodal_generation import MultiModalForConditionalGeneration
+from .modeling_omni.multimodal.modeling_multimodal_generation import (
+    MultiModalForCaptioning,
+    MultiModalForConditionalGeneration,
+)
 from .modeling_omni.multimodal.modeling_multimodal_retrieval import MultiModalForRetrieval
 from .modeling_omni.multimodal.token_encoder import TokenEncoder
 from .modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
@@ -85,9 +88,17 @@ def register_multimodal():
     AutoConfig.register(MultiModalConfig.model_type, MultiModalConfig, exist_ok=True)
     AutoModel.register(EncoderConfig, TokenEncoder, exist_ok=True)
     AutoModel.register(MultiModalConfig, MultiModalTransformer, exist_ok=True)
-    AutoModelForImageTextToText.register(MultiModalConfig, MultiModalForConditionalGeneration, exist_ok=True)
+    # of several classes the one is taken that the saved config names
+    writers = (MultiModalForConditionalGeneration, MultiModalForCaptioning)
+    AutoModelForImageTextToText.register(MultiModalConfig, writers, exist_ok=True)
     AutoModelForVisualQuestionAnswering.register(MultiModalConfig, MultiModalForVisualQuestionAnswering, exist_ok=True)
     AutoModelForZeroShotImageClassification.register(MultiModalConfig, MultiModalForRetrieval, exist_ok=True)
+    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[MultiModalConfig.model_type] = tuple(
+        writer.__name__ for writer in writers
+    )
+    modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES[MultiModalConfig.model_type] = (
+        MultiModalForRetrieval.__name__
+    )
     AutoProcessor.register(MultiModalConfig, MultiModalProcessor, exist_ok=True)
     AutoTokenizer.register(MultiModalConfig, OmniLatentTokenizer, exist_ok=True)
     AutoImageProcessor.register(

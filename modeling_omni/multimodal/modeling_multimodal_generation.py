@@ -217,7 +217,8 @@ class MultiModalForCaptioning(_TextWriter):
 
     def _split_prompt(self, inputs):
         names = {name: f"decoder_{kind}" for kind, group in PROMPT.items() for name in group if name in inputs}
-        prompt = {names[name]: values for name, values in inputs.items() if name in names}
+        # an empty prompt is none
+        prompt = {names[name]: values for name, values in inputs.items() if name in names and values.shape[1] > 0}
         return {name: values for name, values in inputs.items() if name not in names}, prompt
 
 

@@ -20,6 +20,7 @@ def _add_export(commands):
     )
     command.add_argument("--model", required=True, metavar="DIR", help="trained model: a folder or a repository")
     command.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="of the programs")
+    command.add_argument("--quantize", choices=("int8",), help="with ONNX: write the programs in int8 as well")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
 
 
@@ -28,5 +29,11 @@ def _run_export(args):
     from ..deployment.loading import load_model, load_processor
 
     model, processor = load_model(args.model), load_processor(args.model)
-    for name, graph in export_model(model, args.out, processor, args.format).items():
+    for name, graph in export_model(model, args.out, processor, args.format, args.quantize).items():
         print(f"{args.out / graph.file}: {name}, differs from the model by {graph.parity:.1e} at most")
+        if graph.quantized is not None:
+            share = graph.quantized["bytes"] / graph.quantized["float_bytes"]
+            print(
+                f"{args.out / graph.quantized['file']}: {share:.0%} of the size, deviates by "
+                f"{graph.quantized['deviation']:.1%} at most on random inputs"
+            )

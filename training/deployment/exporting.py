@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from .graphs import Graph, graphs_of
 from .parity import TOLERANCE, check_parity
-from .programs import FORMATS, write_program
+from .programs import FORMATS, open_program, write_program
+from .quantization import quantize_onnx, relative_deviation
 
 MANIFEST = "export.json"
 
@@ -23,6 +24,8 @@ class ExportedGraph:
         inputs: dtype and shape of each tensor; an axis with a name may have any length that `axes` allows.
         outputs: Their names, in the program's order.
         parity: Greatest absolute difference between the program's outputs and the model's.
+        quantized: The program in int8, if there is one: its file, the bytes of both files, and the greatest deviation
+            of its outputs on random inputs, as a share of the greatest value.
     """
 
     file: str
@@ -30,6 +33,7 @@ class ExportedGraph:
     axes: dict[str, list[int | None]]
     outputs: list[str]
     parity: float
+    quantized: dict | None = None
 
 
 def export_model(
@@ -37,6 +41,7 @@ def export_model(
     folder: str | Path,
     processor=None,
     format: str = "onnx",
+    quantize: str | None = None,
     tolerance: float = TOLERANCE,
 ) -> dict[str, ExportedGraph]:
     r"""
@@ -50,6 +55,8 @@ def export_model(
         folder: To write to; made if need be.
         processor: What makes the model's inputs, saved beside the programs.
         format: `"onnx"`, or `"torch"` for torch.export's `.pt2`.
+        quantize: `"int8"` writes each ONNX program in int8 as well (dynamic quantisation). A model in PyTorch is
+            quantised by `quantize_model`.
         tolerance: Greatest absolute difference between program and model that is let through.
 
     Returns:
@@ -72,6 +79,11 @@ def export_model(
     """
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}.")
+    if quantize not in (None, "int8") or (quantize and format != "onnx"):
+        raise ValueError(
+            f"`quantize` must be 'int8' and goes with `format` 'onnx', got {quantize!r} and {format!r}. For a model in "
+            "PyTorch there is `quantize_model`."
+        )
     if model.dtype != torch.float32:
         raise ValueError(f"A model is exported in float32, this one is in {model.dtype}: call `model.float()` first.")
     folder = Path(folder)
@@ -79,7 +91,9 @@ def export_model(
     was_training, device = model.training, model.device
     model.eval().cpu()
     try:
-        exported = {graph.name: _export_graph(model, graph, folder, format, tolerance) for graph in graphs_of(model)}
+        exported = {
+            graph.name: _export_graph(model, graph, folder, format, quantize, tolerance) for graph in graphs_of(model)
+        }
     finally:
         model.train(was_training).to(device)
     model.config.save_pretrained(folder)
@@ -89,7 +103,7 @@ def export_model(
     return exported
 
 
-def _export_graph(model, graph: Graph, folder, format, tolerance) -> ExportedGraph:
+def _export_graph(model, graph: Graph, folder, format, quantize, tolerance) -> ExportedGraph:
     module = graph.module(model)
     file, outputs = write_program(module, graph, folder, format)
     parity = check_parity(module, graph, folder / file, outputs, tolerance)
@@ -102,7 +116,21 @@ def _export_graph(model, graph: Graph, folder, format, tolerance) -> ExportedGra
         axes={"batch": [1, None]} | {axis: list(ends) for axis, ends in graph.axes.items()},
         outputs=outputs,
         parity=parity,
+        quantized=None if quantize is None else _quantize_graph(module, graph, folder / file, outputs),
     )
+
+
+@torch.no_grad()
+def _quantize_graph(module, graph, path, outputs):
+    quantized = quantize_onnx(path)
+    sample = graph.sample(batch_size=8, lengths="middle")
+    given, expected = open_program(quantized, outputs)(**sample), module(**sample)
+    return {
+        "file": quantized.name,
+        "bytes": quantized.stat().st_size,
+        "float_bytes": path.stat().st_size,
+        "deviation": max(relative_deviation(given[name], expected[name]) for name in outputs),
+    }
 
 
 def write_manifest(folder: Path, model, format: str, graphs: dict[str, ExportedGraph], tolerance: float):
