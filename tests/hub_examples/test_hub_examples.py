@@ -35,7 +35,7 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 def test_every_example_has_a_test_here():
     tested = {"any_to_any", "finetune_with_accelerate", "finetune_with_trainer", "push_and_pull", "train_from_folder"}
-    tested |= {"align_towers", "train_model"}
+    tested |= {"align_towers", "classify_images", "train_model"}
     # those of hooks have theirs in test_hook_examples.py
     assert {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("hook_")} == tested
 
@@ -71,6 +71,13 @@ def test_train_model_trains_saves_and_judges_a_task(task, capfd):
     assert 0 <= metrics[metric] <= 1
     assert f"with MultiModalProcessor: {task} " in capfd.readouterr().out
     assert Path("made/model.safetensors").is_file()
+
+
+def test_classifier_learns_a_drawn_folder_of_images(capfd):
+    load("classify_images").main(["--steps", "60"])
+    lines = capfd.readouterr().out.splitlines()
+    assert float(lines[-2].rsplit(" ", 1)[1]) > 0.8
+    assert lines[-1].startswith("runs/classify_images/images/apple/0.png: apple (")
 
 
 def test_finetuning_with_the_trainer_learns_the_captions(capfd):
