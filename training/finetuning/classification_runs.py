@@ -183,6 +183,7 @@ def make_arguments(options: Namespace, train_table, val) -> TrainingArguments:
         metric_for_best_model=None if val is None else "accuracy",
         greater_is_better=None if val is None else True,
         dataloader_num_workers=workers,
+        dataloader_pin_memory=torch.cuda.is_available() and not options.cpu,
         accelerator_config={"dispatch_batches": False},  # each rank reads for itself: names of images are no tensors
         remove_unused_columns=False,
         label_names=["labels"],

@@ -3,13 +3,22 @@
 Shapes: B batch, C channels, L labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 from transformers import BaseImageProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """What is drawn on the CPU inside comes from this seed; outside it is as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds all GPUs, which takes milliseconds
+        yield
 
 
 class TrainingTransform:
@@ -102,10 +111,9 @@ class ImageCollator:
         pixels = torch.stack([sample["pixel_values"] for sample in samples])
         labels = torch.tensor([sample["labels"] for sample in samples])
         if self.mix is not None and "seed" in samples[0]:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(samples[0]["seed"] // 2)
+            with drawing_from(samples[0]["seed"] // 2):
                 pixels, labels = self.mix(pixels, labels)
         return {"pixel_values": pixels, "labels": labels, "bad": [bad for sample in samples for bad in sample["bad"]]}
 
 
-__all__ = ["EvaluationTransform", "ImageCollator", "TrainingTransform", "input_size"]
+__all__ = ["EvaluationTransform", "ImageCollator", "TrainingTransform", "drawing_from", "input_size"]

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..data.bad_samples import BadSample, BadSampleError, BadSampleLog, TooManyBadSamplesError
 from ..data.sample_pictures import find_picture, open_picture
+from .image_augmentation import drawing_from
 from .image_tables import ImageTable
 
 logger = logging.getLogger(__name__)
@@ -154,8 +155,7 @@ def make_sample(picture, label: int, transform, seed: int | None, bad: list[BadS
     """A sample; what is random in the transform depends on the seed alone."""
     if seed is None:
         return {"pixel_values": transform(picture), "labels": label, "bad": bad}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(seed):
         return {"pixel_values": transform(picture), "labels": label, "bad": bad, "seed": seed}
 
 
