@@ -6,6 +6,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .configuration_multimodal import EncoderConfig, MultiModalConfig
@@ -52,7 +53,7 @@ def load_preset(preset: str | os.PathLike, **settings) -> MultiModalConfig:
     _refuse_unknown(path, words, MultiModalConfig)
     try:
         return MultiModalConfig(**{name: value for name, value in words.items() if name != "model_type"} | settings)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
