@@ -1,12 +1,13 @@
-"""Models for use elsewhere: `export`."""
+"""Models for use elsewhere: `export` and `serve`."""
 
 from pathlib import Path
 
-from .command_options import add_command
+from .command_options import add_command, not_negative
 
 
 def add_commands(commands):
     _add_export(commands)
+    _add_serve(commands)
 
 
 def _add_export(commands):
@@ -24,6 +25,20 @@ def _add_export(commands):
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
 
 
+def _add_serve(commands):
+    command = add_command(
+        commands,
+        "serve",
+        _run_serve,
+        "answer over HTTP with a trained or an exported model",
+        "Answer over HTTP with a trained model and its processor, or with what `export` wrote: embeddings and similarity "
+        "(retrieval), answers (question answering), captions, labels. GET /health tells what, GET /openapi.json how.",
+    )
+    command.add_argument("--model", required=True, metavar="DIR", help="trained or exported model")
+    command.add_argument("--host", default="127.0.0.1", help="where to listen; this machine alone reaches the default")
+    command.add_argument("--port", type=not_negative, default=8000, metavar="N", help="0: any that is free")
+
+
 def _run_export(args):
     from ..deployment import export_model
     from ..deployment.loading import load_model, load_processor
@@ -37,3 +52,11 @@ def _run_export(args):
                 f"{args.out / graph.quantized['file']}: {share:.0%} of the size, deviates by "
                 f"{graph.quantized['deviation']:.1%} at most on random inputs"
             )
+
+
+def _run_serve(args):
+    try:
+        from ..deployment.serving import serve
+    except ImportError as error:
+        raise ValueError(f"the server needs {error.name}: pip install 'omnilatent[serve]'") from error
+    serve(args.model, args.host, args.port)

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .graphs import Graph, graphs_of
+from .multimodal_graphs import score_constants
 from .parity import TOLERANCE, check_parity
 from .programs import FORMATS, open_program, write_program
 from .quantization import quantize_onnx, relative_deviation
@@ -139,6 +140,7 @@ def write_manifest(folder: Path, model, format: str, graphs: dict[str, ExportedG
         "format": format,
         "tolerance": tolerance,
         "torch": torch.__version__,
+        "constants": score_constants(model),
         "graphs": {name: asdict(graph) for name, graph in graphs.items()},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -5,8 +5,15 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import cached_file
 
 import omnilatent
+
+PROCESSORS = {
+    AutoProcessor: "processor_config.json",
+    AutoImageProcessor: "preprocessor_config.json",
+    AutoTokenizer: "tokenizer_config.json",
+}
 
 
 def load_model(name_or_path: str | Path) -> PreTrainedModel:
@@ -28,9 +35,8 @@ def load_model(name_or_path: str | Path) -> PreTrainedModel:
 
 def load_processor(name_or_path: str | Path):
     """What prepares the model's inputs: a processor, or else its image processor or tokenizer; `None`: there is none."""
-    for kind in (AutoProcessor, AutoImageProcessor, AutoTokenizer):
-        try:
+    for kind, file in PROCESSORS.items():
+        # without the file an Auto class may make one up from the config
+        if cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) is not None:
             return kind.from_pretrained(name_or_path)
-        except (OSError, ValueError, KeyError):  # each of which says that the folder has no such thing
-            continue
     return None

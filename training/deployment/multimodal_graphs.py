@@ -34,6 +34,16 @@ def retrieval(model) -> list[Graph]:
     return graphs
 
 
+def score_constants(model) -> dict[str, float]:
+    """What the scores of pairs are made with by products of embeddings: `logit_scale` and `logit_bias`."""
+    if type(model).__name__ != "MultiModalForRetrieval":
+        return {}
+    from ...modeling_omni.multimodal.modeling_multimodal_retrieval import MAX_LOGIT_SCALE
+
+    bias = 0.0 if model.logit_bias is None else model.logit_bias.item()
+    return {"logit_scale": model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().item(), "logit_bias": bias}
+
+
 @graphs_for("MultiModalForClassification", "MultiModalForVisualQuestionAnswering")
 def classification(model) -> list[Graph]:
     def classify(model, **inputs):

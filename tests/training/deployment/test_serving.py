@@ -1,0 +1,222 @@
+"""The server answers as the model does, and says what is wrong with a request."""
+
+import base64
+import io
+import re
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+from transformers.models.vit import ViTImageProcessorPil
+
+from omnilatent import RelPosViTConfig, RelPosViTForImageClassification
+from omnilatent.training import cli
+from omnilatent.training.deployment.served_model import open_served_model
+from omnilatent.training.deployment.serving import make_app
+
+RED, BLUE = Image.new("RGB", (60, 50), "red"), Image.new("RGB", (40, 70), "blue")
+
+
+def png(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def in_base64(picture):
+    return base64.b64encode(png(picture)).decode()
+
+
+@pytest.fixture(scope="module")
+def clients(task_models):
+    """By task: a client of the model's application."""
+    made = {}
+
+    def make(task):
+        if task not in made:
+            app = make_app(open_served_model(task_models(task)[2]), max_bytes=100_000)
+            made[task] = TestClient(app, base_url="http://127.0.0.1")
+        return made[task]
+
+    return make
+
+
+@torch.no_grad()
+def test_command_answers_on_a_free_port_until_it_is_ended(task_models):
+    model, processor, folder = task_models("vqa")
+    argv = [sys.executable, "-m", "omnilatent.training.cli", "serve", "--model", str(folder), "--port", "0"]
+    server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        address = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in server.stdout))).group()
+        health = httpx.get(f"{address}/health").json()
+        assert health == {
+            "status": "ok",
+            "model": "MultiModalForVisualQuestionAnswering",
+            "endpoints": ["/answer"],
+        }
+        fields = {"image": in_base64(RED), "question": "which colour?", "top_k": 2}
+        in_json = httpx.post(f"{address}/answer", json=fields).json()
+        upload = {"image": ("red.png", png(RED), "image/png")}
+        in_form = httpx.post(
+            f"{address}/answer", files=upload, data={"question": "which colour?", "top_k": "2"}
+        ).json()
+        refused = httpx.get(f"{address}/health", headers={"host": "elsewhere.example"})
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+    logits = model(**processor(text="which colour?", images=RED, return_tensors="pt")).logits[0]
+    best = logits.softmax(-1).topk(2)
+    assert [entry["label"] for entry in in_json["answers"]] == [
+        model.config.id2label[i] for i in best.indices.tolist()
+    ]
+    assert [entry["score"] for entry in in_json["answers"]] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert in_json["answer"] == in_json["answers"][0]["label"]
+    assert in_form == in_json
+    assert refused.status_code == 400
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/health")
+
+
+@torch.no_grad()
+def test_retrieval_embeds_and_compares(task_models, clients):
+    model, processor, _ = task_models("retrieval")
+    texts, pictures = ["a red square", "blue"], [RED, BLUE, RED]
+    fields = {"texts": texts, "images": [in_base64(picture) for picture in pictures]}
+    embedded = clients("retrieval").post("/embed", json=fields).json()
+    compared = clients("retrieval").post("/similarity", json=fields).json()
+    inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+    expected = model(**inputs, return_loss=False)
+    torch.testing.assert_close(torch.tensor(embedded["text_embeds"]), expected.text_embeds, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(embedded["image_embeds"]), expected.image_embeds, rtol=0, atol=1e-5)
+    scores = torch.tensor(compared["scores_per_text"])
+    torch.testing.assert_close(scores, expected.logits_per_text, rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(compared["probabilities_per_text"]), scores.softmax(-1))
+    upload = [("images", ("a.png", png(BLUE))), ("images", ("b.png", png(RED)))]
+    in_form = clients("retrieval").post("/embed", files=upload).json()
+    assert in_form == {"image_embeds": [pytest.approx(embedded["image_embeds"][i], abs=1e-5) for i in (1, 0)]}
+
+
+def test_captions_continue_a_prompt_as_generate_does(task_models, clients):
+    model, processor, _ = task_models("captioning")
+    for prompt in ("", "two"):
+        fields = {"image": in_base64(BLUE), "prompt": prompt, "max_new_tokens": 7}
+        caption = clients("captioning").post("/caption", json=fields).json()["caption"]
+        words = {"text": prompt} if prompt else {}
+        ids = model.generate(**processor(**words, images=BLUE, return_tensors="pt"), max_new_tokens=7)[0]
+        assert caption == processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_an_exported_captioner_answers_as_the_model_does(task_models, onnx_exports, clients):
+    exported = open_served_model(onnx_exports("captioning"))
+    client = TestClient(make_app(exported), base_url="http://127.0.0.1")
+    for prompt in ("", "two"):
+        fields = {"image": in_base64(BLUE), "prompt": prompt, "max_new_tokens": 7}
+        assert (
+            client.post("/caption", json=fields).json() == clients("captioning").post("/caption", json=fields).json()
+        )
+
+
+@torch.no_grad()
+def test_written_answers_and_labels_of_texts_with_images(task_models, clients):
+    model, processor, _ = task_models("generation")
+    fields = {"image": in_base64(RED), "question": "what is it?", "max_new_tokens": 5}
+    inputs = processor(text="what is it?", images=RED, return_tensors="pt")
+    written = processor.tokenizer.decode(model.generate(**inputs, max_new_tokens=5)[0], skip_special_tokens=True)
+    assert clients("generation").post("/answer", json=fields).json() == {"answer": written}
+
+    model, processor, _ = task_models("classification")
+    labels = clients("classification").post("/classify", json={"image": in_base64(RED), "text": "so it is"}).json()
+    logits = model(**processor(text="so it is", images=RED, return_tensors="pt")).logits[0]
+    given = {entry["label"]: entry["score"] for entry in labels["labels"]}
+    assert [given[name] for name in model.config.id2label.values()] == pytest.approx(
+        logits.softmax(-1).tolist(), abs=1e-5
+    )
+
+
+@torch.no_grad()
+def test_image_classifier_names_labels(tmp_path):
+    config = RelPosViTConfig.tiny(id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
+    RelPosViTForImageClassification(config).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 24, "width": 32}).save_pretrained(tmp_path)
+    client = TestClient(make_app(open_served_model(tmp_path)), base_url="http://127.0.0.1")
+    labels = client.post("/classify", json={"image": "data:image/png;base64," + in_base64(RED), "top_k": 1}).json()
+    assert labels["labels"][0]["label"] in ("cat", "dog") and len(labels["labels"]) == 1
+
+
+JSON = {"content-type": "application/json"}
+WRONG = {
+    "no question": ({"json": {"image": in_base64(RED)}}, 422, "question: Field required"),
+    "no base64": ({"json": {"image": "?", "question": "a"}}, 422, "image: expected a picture in base64"),
+    "no picture": (
+        {"json": {"image": "AAAA", "question": "a"}},
+        422,
+        "image: expected a picture as PNG, .* got 3 bytes",
+    ),
+    "a number": ({"json": {"image": 7, "question": "a"}}, 422, "image: expected a picture .*, got int"),
+    "a cut picture": (
+        {"json": {"image": base64.b64encode(png(RED)[:60]).decode(), "question": "a"}},
+        422,
+        "image: the PNG file is broken",
+    ),
+    "unknown field": ({"json": {"image": in_base64(RED), "question": "a", "seed": 1}}, 422, "seed: Extra inputs"),
+    "top_k 0": (
+        {"json": {"image": in_base64(RED), "question": "a", "top_k": 0}},
+        422,
+        "top_k: .* greater than or equal",
+    ),
+    "long question": ({"json": {"image": in_base64(RED), "question": "a" * 99}}, 422, "makes 99 tokens"),
+    "broken JSON": ({"content": "{", "headers": JSON}, 400, "no JSON: .*column 2"),
+    "a list": ({"json": [1]}, 422, "Expected a JSON object, got list"),
+    "text": (
+        {"content": "hello", "headers": {"content-type": "text/plain"}},
+        415,
+        "Expected application/json .*text/plain",
+    ),
+    "too large": ({"content": b" " * 100_001, "headers": JSON}, 413, "100001 bytes, expected at most 100000"),
+    "no length": ({"content": iter([b"{}"]), "headers": JSON}, 411, "Content-Length"),
+    "two images": (
+        {"files": [("image", ("a.png", png(RED)))] * 2, "data": {"question": "a"}},
+        422,
+        "image: expected one, got 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", WRONG)
+def test_what_is_wrong_with_a_request_is_said(title, clients):
+    request, status, message = WRONG[title]
+    response = clients("vqa").post("/answer", **request)
+    assert response.status_code == status
+    assert re.search(message, response.json()["detail"])
+
+
+def test_unknown_endpoints_are_answered_with_those_there_are(clients):
+    response = clients("vqa").post("/caption", json={})
+    assert response.status_code == 404
+    assert "MultiModalForVisualQuestionAnswering answers POST /answer" in response.json()["detail"]
+    assert clients("vqa").get("/answer").status_code == 405
+    assert "/answer" in clients("vqa").get("/openapi.json").json()["paths"]
+
+
+def test_a_large_picture_in_a_small_file_is_refused(clients):
+    bomb = Image.new("1", (6000, 6000))
+    response = clients("vqa").post("/answer", files={"image": ("b.png", png(bomb))}, data={"question": "a"})
+    assert response.status_code == 422
+    assert "expected at most 25000000 pixels, got 6000 x 6000" in response.json()["detail"]
+
+
+def test_a_model_without_processor_or_endpoint_is_not_served(task_models, tmp_path):
+    model = task_models("vqa")[0]
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="There is no processor in"):
+        open_served_model(tmp_path)
+    with pytest.raises(ValueError, match="MultiModalForImageGeneration cannot be served: expected one of"):
+        make_app(open_served_model(task_models("image_generation")[2]))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        argv = ["serve", "--model", str(task_models("vqa")[2]), "--port", str(taken.getsockname()[1])]
+        assert cli.main(argv) == 1
