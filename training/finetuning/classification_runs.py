@@ -81,9 +81,10 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
     trainer.train(resume_from_checkpoint=options.resume)
     trainer.save_model()
     metrics = {} if val is None else trainer.evaluate()
+    left_out = trainer.count_bad()
     if trainer.is_world_process_zero():
         trainer.save_metrics("eval", metrics)
-        print(describe(metrics, trainer.bad.total))
+        print(describe(metrics, left_out))
         print(
             f"The model is in {options.save_dir}; use it by: "
             f"pipeline('image-classification', {str(options.save_dir)!r})"

@@ -2,6 +2,7 @@
 
 import logging
 
+from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
@@ -47,6 +48,10 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
                 self._known_bad.add(one)
                 self.bad.add(one)
                 logger.warning("Left out %s", one)
+
+    def count_bad(self) -> int:
+        """How many broken images there were on all ranks, which must all call this."""
+        return len(set(gather_object(sorted(self._known_bad, key=str))))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
