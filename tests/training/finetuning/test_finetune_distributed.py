@@ -1,0 +1,81 @@
+"""Two processes fine-tune one model: the loss and weights of one, judged on every sample once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
+from transformers import TrainingArguments
+
+from omnilatent import MultiModalConfig, MultiModalProcessor, create_model
+from omnilatent.training.data import make_sample_data
+from omnilatent.training.finetuning import TASKS, TaskTrainer
+
+SAMPLES = 8  # of a step, over all processes
+
+
+def train(folder, data, task_name, processes):
+    torch.set_num_threads(1)
+    layer = {"hidden_size": 16, "num_hidden_layers": 1, "attention": {"num_attention_heads": 2}}
+    task_class = TASKS[task_name]
+    samples = task_class.dataset_class(data / "train.json")
+    words = (
+        {"id2label": dict(enumerate(samples.known)), "label2id": {n: i for i, n in enumerate(samples.known)}}
+        if (task_class.has_classes)
+        else {}
+    )
+    torch.manual_seed(0)
+    config = MultiModalConfig(
+        text_config={**layer, "vocab_size": 384},
+        image_config={**layer, "image_size": 24, "patch_size": 8},
+        fusion=layer,
+        projection_dim=16,
+        **words,
+    )
+    model = create_model(config, task=task_class.model_task)
+    known = {"known": samples.known} if words else {}
+    task = task_class(MultiModalProcessor.from_config(config), **known)
+    args = TrainingArguments(
+        str(folder),
+        max_steps=4,
+        per_device_train_batch_size=SAMPLES // processes,
+        per_device_eval_batch_size=4,
+        logging_steps=1,
+        learning_rate=1e-3,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    judged = task_class.dataset_class(data / "val.json", unknown="keep", **known)
+    trainer = TaskTrainer(model, args, task, train_dataset=samples, eval_dataset=judged)
+    trainer.train()
+    scores = trainer.predict(judged)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    result = {"weights": model.state_dict(), "metrics": scores.metrics, "losses": losses, "n": len(scores.predictions)}
+    torch.save(result, Path(folder, f"rank{args.process_index}.pt"))
+
+
+def in_process(*arguments):
+    AcceleratorState._reset_state(reset_partial_state=True)  # forked from a process that was alone
+    train(*arguments, processes=2)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqa"])
+def test_two_processes_train_and_judge_as_one(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    make_sample_data(tmp_path, num_train=40, num_val=11, size=24)
+    debug_launcher(in_process, (tmp_path, tmp_path, task))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, tmp_path, task, processes=1)
+    alone = torch.load(tmp_path / "rank0.pt")
+    assert first["n"] == second["n"] == alone["n"] == 11
+    metric = f"test_{TASKS[task].metric}"
+    assert first["metrics"][metric] == second["metrics"][metric]
+    torch.testing.assert_close(torch.tensor(first["losses"]), torch.tensor(alone["losses"]), rtol=1e-4, atol=1e-4)
+    for name, values in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], values, rtol=1e-3, atol=1e-4, msg=name)
