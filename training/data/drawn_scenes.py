@@ -21,10 +21,10 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 NUMBERS = ("one", "two", "three", "four")
-AXES = {"left of": 0, "above": 1}
+PAIR_CELLS = {"left of": ((0, 1), (2, 1)), "above": ((1, 0), (1, 2))}  # (across, down), in the middle of a side
 PLACES = {"left of": ("left", "right"), "above": ("top", "bottom")}
 HELD_OUT_EVERY = 5
-GRID = 2  # cells along each side; a cell holds one thing, whole
+GRID = 3  # cells along each side; a cell holds one thing, whole
 CELLS = tuple(itertools.product(range(GRID), repeat=2))
 
 
@@ -96,10 +96,8 @@ class PairScene:
         return [self.first.colour, self.first.shape, self.second.colour, self.second.shape]
 
     def draw(self, canvas: Canvas, random: Random) -> None:
-        axis = AXES[self.relation]
-        line = random.randrange(GRID)
-        for place, thing in enumerate((self.first, self.second)):
-            draw_thing(thing, (place, line) if axis == 0 else (line, place), canvas, random)
+        for thing, cell in zip((self.first, self.second), PAIR_CELLS[self.relation]):
+            draw_thing(thing, cell, canvas, random)
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class DigitScene:
 
     def draw(self, canvas: Canvas, random: Random) -> None:
         centre = place_in(random.choice(CELLS), random)
-        canvas.digit(self.digit, COLOURS[self.colour], centre, random.uniform(0.5, 0.56))
+        canvas.digit(self.digit, COLOURS[self.colour], centre, random.uniform(0.33, 0.37))
 
 
 Scene = PairScene | CountScene | DigitScene
@@ -177,11 +175,11 @@ Scene = PairScene | CountScene | DigitScene
 
 def place_in(cell: tuple[int, int], random: Random) -> tuple[float, float]:
     """A place near the middle of a cell, across and down in parts of the side."""
-    return tuple((number + 0.5) / GRID + random.uniform(-0.03, 0.03) for number in cell)
+    return tuple((number + 0.5) / GRID + random.uniform(-0.025, 0.025) for number in cell)
 
 
 def draw_thing(thing: Thing, cell: tuple[int, int], canvas: Canvas, random: Random) -> None:
-    canvas.shape(thing.shape, COLOURS[thing.colour], place_in(cell, random), random.uniform(0.16, 0.19))
+    canvas.shape(thing.shape, COLOURS[thing.colour], place_in(cell, random), random.uniform(0.11, 0.13))
 
 
 def all_scenes() -> list[Scene]:
@@ -190,7 +188,7 @@ def all_scenes() -> list[Scene]:
         PairScene(first, second, relation)
         for first, second in itertools.permutations(THINGS, 2)
         if first.colour != second.colour and first.shape != second.shape
-        for relation in AXES
+        for relation in PAIR_CELLS
     ]
     counts = [CountScene(number, thing) for number in range(1, len(NUMBERS) + 1) for thing in THINGS]
     digits = [DigitScene(digit, colour) for digit in range(10) for colour in COLOURS]
