@@ -45,7 +45,8 @@ class CoAttentionLayer(nn.Module):
     def __init__(self, config: FusionConfig, kernel: str | PreTrainedConfig = "sdpa"):
         super().__init__()
         self.context_norms = nn.ModuleList(norm_of(config)(config.hidden_size) for _ in range(2))
-        self.cross_layers = nn.ModuleList(make_block(config, kernel) for _ in range(2))
+        # no list: adapters that extend the sequences of whole layers look for lists, and would take the context for one
+        self.cross_layers = nn.ModuleDict({name: make_block(config, kernel) for name in ("first", "second")})
         self.self_layers = nn.ModuleList(make_block(config, kernel) for _ in range(2))
 
     def forward(self, first, second, first_masks, second_masks) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +54,8 @@ class CoAttentionLayer(nn.Module):
         contexts = self.context_norms[0](second), self.context_norms[1](first)
         streams = []
         for index, (tokens, (cross, own)) in enumerate(((first, first_masks), (second, second_masks))):
-            tokens = self.cross_layers[index](tokens, context=contexts[index], attention_mask=cross)
+            layer = self.cross_layers[("first", "second")[index]]
+            tokens = layer(tokens, context=contexts[index], attention_mask=cross)
             streams.append(self.self_layers[index](tokens, attention_mask=own))
         return streams[0], streams[1]
 

@@ -44,7 +44,7 @@ class PixelDecoder(nn.Module):
         slots = self.slots.to(context.dtype).expand(context.shape[0], -1, -1)
         mask = create_bidirectional_mask(self.kernel, slots, context_mask, encoder_hidden_states=context)
         for layer in self.layers:
-            slots = layer(slots, context, context_mask=mask)
+            slots = layer(slots, context, encoder_attention_mask=mask)
         height, width = self.image.grid
         p = self.image.patch_size
         return rearrange(

@@ -64,29 +64,29 @@ class DecoderBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         context: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        context_mask: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
-        cache: EncoderDecoderCache | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """
         Args:
             hidden_states: (B, T, D).
             context: (B, K, context_size), the encoded tokens.
-            attention_mask, context_mask: as the kernel takes them.
+            attention_mask, encoder_attention_mask: as the kernel takes them.
         """
         attended, _ = self.attention(
             self.attention_norm(hidden_states),
             attention_mask=attention_mask,
             rotary=rotary,
-            past_key_values=None if cache is None else cache.self_attention_cache,
+            past_key_values=None if past_key_values is None else past_key_values.self_attention_cache,
             **kwargs,
         )
         hidden_states = hidden_states + attended
         read, _ = self.cross_attention(
             self.cross_attention_norm(hidden_states),
-            key_value=self._project_context(context, cache),
-            attention_mask=context_mask,
+            key_value=self._project_context(context, past_key_values),
+            attention_mask=encoder_attention_mask,
             **kwargs,
         )
         hidden_states = hidden_states + read
@@ -201,7 +201,7 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
             attention_mask,
             **{CACHE: None if cache is None else cache.self_attention_cache},
         )
-        context_mask = create_bidirectional_mask(
+        encoder_attention_mask = create_bidirectional_mask(
             self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
         )
         if self.positions is not None:
@@ -213,9 +213,9 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
                 hidden_states,
                 encoder_hidden_states,
                 attention_mask=mask,
-                context_mask=context_mask,
+                encoder_attention_mask=encoder_attention_mask,
                 rotary=rotary,
-                cache=cache,
+                past_key_values=cache,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
