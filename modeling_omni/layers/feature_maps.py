@@ -94,9 +94,9 @@ def orthogonal_normal(rows: int, width: int) -> torch.Tensor:
 
     Directions come from QR of a normal matrix, lengths from normal vectors of their own (Yu et al. 2016, section 3).
     """
-    blocks = torch.randn(-(-rows // width), width, width)
+    blocks = torch.randn(-(-rows // width), width, width, dtype=torch.float32)  # QR has no half precision
     directions = torch.linalg.qr(blocks).Q.transpose(1, 2).reshape(-1, width)[:rows]
-    return directions * torch.randn(rows, width).norm(dim=1, keepdim=True)
+    return (directions * torch.randn(rows, width).norm(dim=1, keepdim=True)).to(torch.get_default_dtype())
 
 
 FEATURE_MAPS = {"elu": EluFeatures, "relu": ReluFeatures}
