@@ -6,6 +6,8 @@ no index and no bias of Q x K is ever in memory. All sums have one order, so tha
 Shapes: B batch, H heads, Q queries, K keys, d head width, E entries of a table by code.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -54,7 +56,7 @@ def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
     output = like_rows(query)
     log_sum = query.new_empty(batch, heads, queries, dtype=torch.float32)
     block_q, _, constants = _tile("forward", query, key, key_mask)
-    _forward[(triton.cdiv(queries, block_q), batch * heads)](
+    _forward[(_parts(queries, block_q), batch * heads)](
         query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *output.stride()[:3],
         *_table_strides(table), heads, queries, key.shape[2], width, scaling * LOG2_E, **constants,
@@ -72,11 +74,11 @@ def attend_backward(grad_output, query, key, value, table, query_codes, key_code
     strides = (*query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_output.stride()[:3])
     numbers = (*_table_strides(table), heads, queries, keys, width, scaling)
     block_q, _, constants = _tile("query", query, key, key_mask)
-    _backward_query[(triton.cdiv(queries, block_q), batch * heads)](
+    _backward_query[(_parts(queries, block_q), batch * heads)](
         *given, output, d_query, *strides, *output.stride()[:3], *d_query.stride()[:3], *numbers, **constants,
     )  # fmt: skip
     _, block_k, constants = _tile("key_value", query, key, key_mask)
-    _backward_key_value[(triton.cdiv(keys, block_k), batch * heads)](
+    _backward_key_value[(_parts(keys, block_k), batch * heads)](
         *given, d_key, d_value, *strides, *d_key.stride()[:3], *d_value.stride()[:3], *numbers, **constants,
     )  # fmt: skip
     return d_query, d_key, d_value, delta
@@ -108,31 +110,31 @@ def table_gradient(
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     block_q, block_k, constants = _tile("table", query, key, key_mask)
-    tiles = triton.cdiv(queries, block_q) * triton.cdiv(keys, block_k) * heads
+    tiles = _parts(queries, block_q) * _parts(keys, block_k) * heads
     # one part of the batch per table, or enough of them to keep the device busy
-    parts = batch if len(table) > 1 else max(1, min(batch // 16, triton.cdiv(PROGRAMS, tiles)))
+    parts = batch if len(table) > 1 else max(1, min(batch // 16, _parts(PROGRAMS, tiles)))
     rows = max(1, WORKSPACE // (4 * parts * heads * keys) // block_q) * block_q
-    gradient = torch.zeros_like(table, dtype=torch.float32)
-    sums = gradient.new_empty(parts, heads, min(rows, queries), keys)
+    gradient = 0
+    sums = log_sum.new_empty(parts, heads, min(rows, queries), keys)
     for start in range(0, queries, rows):
         count = min(rows, queries - start)
-        grid = (triton.cdiv(keys, block_k), triton.cdiv(count, block_q), parts * heads)
+        grid = (_parts(keys, block_k), _parts(count, block_q), parts * heads)
         _sum_score_gradients[grid](
             query, key, value, table, query_codes, key_codes, key_mask, grad_output, log_sum, delta, sums,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_output.stride()[:3],
             *sums.stride()[:3], *_table_strides(table), heads, queries, keys, width, scaling,
-            start, batch, triton.cdiv(batch, parts), **constants,
+            start, batch, _parts(batch, parts), **constants,
         )  # fmt: skip
-        gradient += gather_entries(sums[:, :, :count], table, query_codes[start:], key_of_code, shift)
+        gradient = gradient + gather_entries(sums[:, :, :count], table, query_codes[start:], key_of_code, shift)
     return gradient
 
 
 def gather_entries(sums, table, query_codes, key_of_code, shift) -> torch.Tensor:
     """From the scores' gradients (parts, H, Q, K), summed over parts of the batch, those of the table's entries."""
     parts, heads, queries, _ = sums.shape
-    each = triton.cdiv(queries, GATHERERS)
-    gathered = sums.new_empty(triton.cdiv(queries, each), *table.shape)
-    _gather_entries[(triton.cdiv(table.shape[2], 128), heads, len(table) * len(gathered))](
+    each = _parts(queries, GATHERERS)
+    gathered = sums.new_empty(_parts(queries, each), *table.shape)
+    _gather_entries[(_parts(table.shape[2], 128), heads, len(table) * len(gathered))](
         sums, query_codes, key_of_code, gathered, *sums.stride(), *gathered.stride()[:3],
         queries, each, len(gathered), parts // len(table), len(key_of_code), shift, table.shape[2], BLOCK=128,
     )  # fmt: skip
@@ -141,26 +143,37 @@ def gather_entries(sums, table, query_codes, key_of_code, shift) -> torch.Tensor
 
 def _tile(kernel: str, query: torch.Tensor, key: torch.Tensor, key_mask) -> tuple[int, int, dict]:
     """Queries and keys of a tile, and a kernel's constants."""
-    width = max(16, triton.next_power_of_2(query.shape[-1]))
-    block_q, block_k, warps, stages = TILES[kernel] if query.element_size() == 2 and width <= 64 else WIDE_TILE
-    block_q = min(block_q, max(16, triton.next_power_of_2(query.shape[2])))
-    block_k = min(block_k, max(16, triton.next_power_of_2(key.shape[2])))
+    tile = TILES[kernel] if query.itemsize == 2 and query.shape[-1] <= 64 else WIDE_TILE
+    return _constants(tile, query.shape[2], key.shape[2], query.shape[3], query.dtype, key_mask is not None)
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(tile, queries, keys, width, dtype, has_mask):
+    block_q, block_k, warps, stages = tile
+    block_q = min(block_q, max(16, triton.next_power_of_2(queries)))
+    block_k = min(block_k, max(16, triton.next_power_of_2(keys)))
+    padded_width = max(16, triton.next_power_of_2(width))
     return (
         block_q,
         block_k,
         {
-            "HAS_MASK": key_mask is not None,
-            "ALL_SEEN": key_mask is None and key.shape[2] % block_k == 0,
+            "HAS_MASK": has_mask,
+            "ALL_SEEN": not has_mask and keys % block_k == 0,
             "BLOCK_Q": block_q,
             "BLOCK_K": block_k,
-            "WIDTH": width,
-            "WHOLE": width == query.shape[-1],
+            "WIDTH": padded_width,
+            "WHOLE": width == padded_width,
             # float32 stays float32: tensor cores would round it to 10 bits
-            "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
+            "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
             "num_warps": warps,
             "num_stages": stages,
         },
     )
+
+
+def _parts(count: int, size: int) -> int:
+    """Parts of a size, the last one perhaps smaller. Triton's own is made for kernels, and slow outside them."""
+    return -(-count // size)
 
 
 def _table_strides(table: torch.Tensor) -> tuple[int, int]:

@@ -89,12 +89,11 @@ FORMS = {
 }
 
 
-def measure(forward, states, table, size, weight, repeats=10):
+def measure(forward, states, table, size, weight, repeats=30):
     def step():
         output, given = forward(states, table, size)
         torch.autograd.grad(output, given, weight)
 
-    seconds = []
     for _ in range(3):
         step()
     torch.cuda.synchronize()
@@ -102,13 +101,14 @@ def measure(forward, states, table, size, weight, repeats=10):
     before = torch.cuda.memory_allocated()
     step()
     memory = torch.cuda.max_memory_allocated() - before - sum(tensor.nbytes for tensor in states)
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # queued, so that the figures are the device's, unless the CPU is slower than it
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for start, end in events:
         start.record()
         step()
         end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1e3)
+    torch.cuda.synchronize()
+    seconds = [start.elapsed_time(end) / 1e3 for start, end in events]
     return statistics.median(seconds), memory
 
 
