@@ -35,9 +35,22 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 def test_every_example_has_a_test_here():
     tested = {"any_to_any", "finetune_with_accelerate", "finetune_with_trainer", "push_and_pull", "train_from_folder"}
-    tested |= {"align_towers", "classify_images", "train_model"}
+    tested |= {"align_towers", "classify_images", "create_model", "train_model"}
     # those of hooks have theirs in test_hook_examples.py
     assert {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("hook_")} == tested
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "fused tokens (2, 48, 96)"),
+        (["--config", "configs/base_text_image_model.json"], "fused tokens (2, 32, 512)"),
+        (["--task", "retrieval"], "MultiModalForRetrieval: "),
+    ],
+)
+def test_create_model_tells_what_the_model_makes(arguments, said, capfd):
+    load("create_model").main(arguments)
+    assert said in capfd.readouterr().out
 
 
 def test_train_from_folder_leaves_a_model_and_tells_held_out_figures(capfd):
