@@ -73,21 +73,25 @@ def linear_attention(
 
 def _add_keys(key, value, sums, counts, top, feature_map, scaling, there):
     """The state with a segment of keys: Σ φ(k) vᵀ (B, G, m, d), Σ φ(k) (B, G, m) and the top of the features."""
+    narrow = _factor_type(value.dtype)
     features, sums, counts, top = _key_features(key, sums, counts, top, feature_map, scaling, there)
-    product = features.transpose(-1, -2).to(_factor_type(value)) @ value.to(_factor_type(value))
-    return sums + product, counts + features.sum(dim=-2), top
+    # by chunks: one product over many keys would have a few outputs only, and keep few of a GPU's cores busy
+    of_chunk = _chunk(features).transpose(-1, -2).to(narrow) @ _chunk(value.to(narrow))  # (B, G, C, m, d)
+    return sums + of_chunk.sum(dim=2, dtype=sums.dtype), counts + features.sum(dim=-2), top
 
 
 def _read(query, sums, counts, feature_map, scaling, dtype):
     """What queries (B, G, R, Q, d) read from the state: (B, G, R, Q, d)."""
-    features = feature_map.queries(query.to(sums.dtype), scaling)
-    numerator = features.to(_factor_type(query)) @ sums.unsqueeze(2).to(_factor_type(query))
-    return _divide(numerator, features @ counts[:, :, None, :, None]).to(dtype)
+    narrow = _factor_type(dtype)
+    features = _chunk(feature_map.queries(query.to(sums.dtype), scaling))  # (B, G, R, C, c, m)
+    numerator = features.to(narrow) @ sums[:, :, None, None].to(narrow)
+    output = _divide(numerator, features @ counts[:, :, None, None, :, None]).to(dtype)
+    return output.flatten(3, 4)[..., : query.shape[3], :]
 
 
 def _attend_causal(query, key, value, sums, counts, top, feature_map, scaling, there):
     """A segment of queries on the state and on the segment's keys up to their own; and the state after it."""
-    length, narrow = key.shape[2], _factor_type(value)
+    length, narrow = key.shape[2], _factor_type(value.dtype)
     features, sums, counts, top = _key_features(key, sums, counts, top, feature_map, scaling, there)
     keys, values = _chunk(features), _chunk(value.to(narrow))  # (B, G, C, c, m or d)
     queries = _chunk(feature_map.queries(query.to(sums.dtype), scaling))  # (B, G, R, C, c, m)
@@ -116,14 +120,14 @@ def _split(states: torch.Tensor, segment: int) -> tuple[torch.Tensor, ...]:
     return (states,) if torch.compiler.is_compiling() else states.split(segment, dim=-2)
 
 
-def _factor_type(states: torch.Tensor) -> torch.dtype:
-    """The type of a product's factors. Sums have float32; float16 would overflow in a factor."""
-    return states.dtype if states.dtype == torch.bfloat16 else torch.promote_types(states.dtype, torch.float32)
+def _factor_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of a product's factors for values of a type. In float16 they would overflow."""
+    return dtype if dtype == torch.bfloat16 else torch.promote_types(dtype, torch.float32)
 
 
 def _chunk(states: torch.Tensor) -> torch.Tensor:
     """(..., N, m) -> (..., C, c, m), padded with 0; all in one chunk where a program is exported for any length."""
-    if is_symbolic(states.shape[-2]):
+    if is_symbolic(states.shape[-2]) or states.shape[-2] <= CHUNK:
         return states.unsqueeze(-3)
     return nn.functional.pad(states, (0, 0, 0, -states.shape[-2] % CHUNK)).unflatten(-2, (-1, CHUNK))
 

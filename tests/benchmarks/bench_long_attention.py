@@ -89,6 +89,7 @@ def make_forms(arguments) -> dict:
         "linear": lambda q, k, v: linear_attention(q, k, v, elu, is_causal=causal),
         "performer": lambda q, k, v: linear_attention(q, k, v, random_features, is_causal=causal),
     }
+    forms["LSH (Reformer), 4 rounds"] = lambda q, k, v: lsh_attention(q, v, 4, causal)
     if device.type == "cuda":
         forms |= {
             "sdpa, flash": flash,
@@ -98,6 +99,37 @@ def make_forms(arguments) -> dict:
             "performer, compiled": torch.compile(forms["performer"], dynamic=False),
         }
     return forms
+
+
+def lsh_attention(query, value, rounds, is_causal, chunk=64):
+    """Reformer's attention (Kitaev et al. 2020, section 2), which the library leaves out; queries are the keys.
+
+    Each round sorts tokens by a random hash; a chunk of them attends to itself and to the chunk before.
+    """
+    length = query.shape[2]
+    key = F.normalize(query, dim=-1)
+    rotations = torch.randn(query.shape[-1], rounds * (length // chunk // 2), device=query.device, dtype=query.dtype)
+    turned = (key.detach() @ rotations).unflatten(-1, (rounds, -1)).movedim(-2, 2)  # (B, H, rounds, N, buckets / 2)
+    order = torch.cat([turned, -turned], dim=-1).argmax(dim=-1).argsort(dim=-1, stable=True)  # (B, H, rounds, N)
+
+    def in_chunks(states):  # (B, H, N, d) -> (B, H, rounds, chunks, chunk, d)
+        index = order.unsqueeze(-1).expand(*order.shape, states.shape[-1])
+        return states.unsqueeze(2).expand(-1, -1, rounds, -1, -1).gather(3, index).unflatten(3, (-1, chunk))
+
+    def with_chunk_before(states):
+        return torch.cat([states.roll(1, dims=3), states], dim=4)
+
+    place = order.unflatten(3, (-1, chunk)).unsqueeze(-1)
+    of_key = with_chunk_before(place).transpose(-1, -2)
+    scores = in_chunks(query) @ with_chunk_before(in_chunks(key)).transpose(-1, -2) * query.shape[-1] ** -0.5
+    scores = scores.masked_fill(place == of_key, -1e4)  # a token is most like itself
+    scores = scores.masked_fill(of_key > place, -1e9) if is_causal else scores
+    log_sum = scores.float().logsumexp(dim=-1, keepdim=True)
+    output = (scores - log_sum).exp().to(value.dtype) @ with_chunk_before(in_chunks(value))
+    back = order.argsort(dim=-1).unsqueeze(-1)
+    output = output.flatten(3, 4).gather(3, back.expand(*order.shape, value.shape[-1]))
+    share = log_sum.flatten(3, 4).gather(3, back).softmax(dim=2)
+    return (output * share.to(output.dtype)).sum(dim=2)
 
 
 def measure(form, arguments, length, repeats):
