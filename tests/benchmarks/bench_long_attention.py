@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_long_attention.py --device cuda                  # 65536 tokens, bfloat16
     python tests/benchmarks/bench_long_attention.py --device cpu                   # 8192 tokens, float32
+    python tests/benchmarks/bench_long_attention.py --errors                       # of estimates of softmax
     python tests/benchmarks/bench_long_attention.py --device cuda --length 16384 --window 512 --causal --forms sparse
 
 Prints for each form the median time, how many times faster it is than sdpa, the memory that forward and backward need
@@ -41,7 +42,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--budget", type=float, default=60, help="seconds, after which no further form is begun")
     parser.add_argument("--forms", nargs="+", help="only those whose name holds one of these words")
+    parser.add_argument("--errors", action="store_true", help="print how far estimates are from softmax, and no times")
     arguments = parser.parse_args()
+    if arguments.errors:
+        return print_errors()
     on_cuda = arguments.device.startswith("cuda")
     arguments.length = arguments.length or (65536 if on_cuda else 8192)
     arguments.dtype = arguments.dtype or ("bfloat16" if on_cuda else "float32")
@@ -132,6 +136,27 @@ def lsh_attention(query, value, rounds, is_causal, chunk=64):
     return (output * share.to(output.dtype)).sum(dim=2)
 
 
+def print_errors():
+    """Norm of the difference to full attention over the norm of that, for random features and for LSH."""
+    torch.manual_seed(0)
+    for deviation in (0.5, 1.0):
+        query, key, value = (torch.randn(2, 3, 50, 16) for _ in range(3))
+        full = F.scaled_dot_product_attention(query * deviation, key * deviation, value)
+        for count in (16, 256, 4096):
+            found = linear_attention(query * deviation, key * deviation, value, RandomFeatures(16, count))
+            error = (found - full).norm() / full.norm()
+            print(f"performer, deviation {deviation}, {count} features: {error:.2f}")
+    tokens, value = 4096, torch.randn(1, 2, 4096, 64)
+    clusters = torch.randn(tokens // 32, 64).repeat(32, 1) * 8 + torch.randn(tokens, 64)
+    inputs = {"normal queries": torch.randn(1, 2, tokens, 64), "clusters of 32 tokens": clusters.expand(1, 2, -1, -1)}
+    for name, query in inputs.items():
+        scores = query @ F.normalize(query, dim=-1).transpose(-1, -2) / 8
+        full = scores.masked_fill(torch.eye(tokens, dtype=torch.bool), -1e4).softmax(dim=-1) @ value
+        for rounds in (4, 16):
+            error = (lsh_attention(query, value, rounds, False) - full).norm() / full.norm()
+            print(f"LSH, {name}, {rounds} rounds: {error:.2f}")
+
+
 def measure(form, arguments, length, repeats):
     """Seconds of the first call, median seconds of the later ones and of the cores, and bytes at the peak of one."""
     torch.manual_seed(0)
@@ -147,7 +172,7 @@ def measure(form, arguments, length, repeats):
             with torch.no_grad():
                 form(*states)
         else:
-            torch.autograd.grad(form(*states), states, weight)
+            torch.autograd.grad(form(*states), states, weight, allow_unused=True)  # LSH has no keys
         if on_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - begin, time.process_time() - busy

@@ -268,6 +268,9 @@ class WithMask(torch.nn.Module):
         return self.attention(x, attention_mask=make_attention_mask(self.attention, x, mask))[0]
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.14", reason="torch 2.11 cannot prove min(4 n, 12 n) = 4 n, for sdpa either; 2.14 can"
+)
 @pytest.mark.parametrize("is_causal", [False, True], ids=["all", "causal"])
 @pytest.mark.parametrize("title", DISTINCT)
 def test_a_program_exported_for_any_length_is_equal(title, is_causal):
