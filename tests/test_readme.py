@@ -34,13 +34,15 @@ def test_there_are_examples_and_commands():
     assert len(BLOCKS) >= 4 and len(COMMANDS) >= 3
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/hooks.md", "docs/specification.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/deployment.md", "docs/hooks.md", "docs/specification.md"]
+)
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/hooks.md", "docs/specification.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/deployment.md", "docs/hooks.md", "docs/specification.md"])
 def test_named_files_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(

@@ -30,15 +30,17 @@ class TensorSpec:
         return torch.float32 if self.kind == "values" else torch.int64
 
     def sample(self, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
-        """A tensor with axes of these lengths. Masks leave out ends of all samples but the first."""
+        """A tensor with axes of these lengths. Masks leave out an end of each sample but the first, right and left in turn."""
         shape = [sizes.get(axis, axis) for axis in self.shape]
         if self.kind == "values":
             return torch.randn(shape, generator=generator)
         if self.kind == "tokens":
             return torch.randint(self.high, shape, generator=generator)
-        lengths = torch.randint(1, shape[-1] + 1, (shape[0],), generator=generator)
+        lengths = torch.randint(1, shape[-1] + 1, (shape[0], 1), generator=generator)
         lengths[0] = shape[-1]
-        return (torch.arange(shape[-1]) < lengths[:, None]).long().view(shape)
+        places = torch.arange(shape[-1]).expand(shape)
+        on_the_right = torch.arange(shape[0])[:, None] % 2 == 1
+        return torch.where(on_the_right, places < lengths, places >= shape[-1] - lengths).long()
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,14 @@ class Graph:
         name: By which the program is called and its file is named.
         function: From the tensors, by keyword, to outputs by name.
         inputs: The tensors it reads.
-        axes: Least and greatest length of the axes that change, but "batch", which is any.
+        axes: Least and greatest length of the axes that change, but "batch", which is any. A third number divides the
+            length.
     """
 
     name: str
     function: Callable[..., dict[str, torch.Tensor]]
     inputs: dict[str, TensorSpec]
-    axes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def module(self, model: nn.Module) -> "GraphModule":
         return GraphModule(model, self.function, list(self.inputs))
@@ -68,9 +71,11 @@ class Graph:
                 least), `"middle"` lies between.
         """
         sizes = {"batch": batch_size}
-        for axis, (low, high) in self.axes.items():
-            high = min(high, low + 37)
-            sizes[axis] = {"low": low, "middle": (low + high + 1) // 2, "high": high}[lengths]
+        for axis, (low, high, *step) in self.axes.items():
+            step = step[0] if step else 1
+            high = min(high, low + 37 * step)
+            middle = (low + high + 1) // 2 // step * step
+            sizes[axis] = {"low": low, "middle": middle, "high": high}[lengths]
         generator = torch.Generator().manual_seed(seed)
         return {name: spec.sample(sizes, generator) for name, spec in self.inputs.items()}
 

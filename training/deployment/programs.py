@@ -83,7 +83,11 @@ def _named_axes(spec):
 def _dimensions(graph):
     """torch.export's dimension of each axis that changes."""
     dimensions = {"batch": Dim("batch")}
-    dimensions |= {axis: Dim(axis, min=low, max=high) for axis, (low, high) in graph.axes.items()}
+    for axis, (low, high, *step) in graph.axes.items():
+        if step:
+            dimensions[axis] = step[0] * Dim(f"{axis}_by_{step[0]}", min=low // step[0], max=high // step[0])
+        else:
+            dimensions[axis] = Dim(axis, min=low, max=high)
     return {
         name: {place: dimensions[axis] for place, axis in _named_axes(spec).items()}
         for name, spec in graph.inputs.items()

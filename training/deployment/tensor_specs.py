@@ -9,7 +9,7 @@ MOST_SAMPLES = 16_000 * 60  # 60 s at 16 kHz
 MOST_FRAMES = 512
 
 Inputs = dict[str, TensorSpec]
-Axes = dict[str, tuple[int, int]]  # by name: least and greatest length
+Axes = dict[str, tuple[int, ...]]  # by name: least and greatest length, and what divides it if not 1
 
 
 def stream_spec(config, modality: str) -> tuple[Inputs, Axes]:
@@ -26,8 +26,8 @@ def stream_spec(config, modality: str) -> tuple[Inputs, Axes]:
         if config.model_type != "multimodal_encoder":
             spec, axes = sound_spec(config)
             return {"input_features": spec}, axes
-        frames = 4 * longest  # four make a token
-        return _with_mask("input_features", ("batch", config.num_mel_bins, "frames"), "audio", (1, frames))
+        ends = 8, 4 * longest, 4  # four frames make a token
+        return _with_mask("input_features", ("batch", config.num_mel_bins, "frames"), "audio", ends)
     return _with_mask(
         f"{modality}_features", ("batch", f"{modality}_tokens", config.feature_size), modality, (1, longest)
     )
@@ -46,7 +46,7 @@ def picture_spec(config) -> TensorSpec:
     return TensorSpec(("batch", *frames, getattr(config, "num_channels", 3), height, width))
 
 
-def frames_spec(config) -> tuple[TensorSpec, dict[str, tuple[int, int]]]:
+def frames_spec(config) -> tuple[TensorSpec, Axes]:
     """(B, T, C, H, W): as many frames as a video tower is made for; any number for a tower of images."""
     height, width = _pair(config.image_size)
     size = getattr(config, "num_channels", 3), height, width
@@ -56,7 +56,7 @@ def frames_spec(config) -> tuple[TensorSpec, dict[str, tuple[int, int]]]:
     return TensorSpec(("batch", "frames", *size)), {"frames": (1, MOST_FRAMES)}
 
 
-def sound_spec(config) -> tuple[TensorSpec, dict[str, tuple[int, int]]]:
+def sound_spec(config) -> tuple[TensorSpec, Axes]:
     """Waveforms (B, samples) of any length, or spectrograms of the length that the tower is made for."""
     if hasattr(config, "conv_stride"):  # wav2vec 2.0 and its kin; shorter ones vanish in the convolutions
         return TensorSpec(("batch", "samples")), {"samples": (1600, MOST_SAMPLES)}
@@ -71,7 +71,7 @@ def sound_spec(config) -> tuple[TensorSpec, dict[str, tuple[int, int]]]:
     )
 
 
-def text_spec(config) -> tuple[dict[str, TensorSpec], dict[str, tuple[int, int]]]:
+def text_spec(config) -> tuple[Inputs, Axes]:
     inputs = {
         "input_ids": TensorSpec(("batch", "text_length"), "tokens", config.vocab_size),
         "attention_mask": TensorSpec(("batch", "text_length"), "mask"),

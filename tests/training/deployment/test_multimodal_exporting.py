@@ -59,13 +59,37 @@ def test_kinds_of_attention_position_and_fusion_are_exported(attention, position
     assert export_model(model, tmp_path, format="torch")["model"].parity <= 1e-4
 
 
-def test_given_features_are_exported_with_their_mask(tmp_path):
-    layers = {"hidden_size": 32, "num_hidden_layers": 1, "attention": {"num_attention_heads": 2}}
-    model = make_task_model("vqa", image_config=EncoderConfig(feature_size=13, max_position_embeddings=29, **layers))
-    graph = export_model(model, tmp_path, format="torch")["model"]
-    assert [*graph.inputs] == ["input_ids", "attention_mask", "image_features", "image_attention_mask"]
-    assert graph.inputs["image_features"]["shape"] == ["batch", "image_tokens", 13]
-    assert graph.axes["image_tokens"] == [1, 29]
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "attention": {"num_attention_heads": 2}}
+OTHER_STREAMS = {
+    "features of pictures": (
+        {"image_config": EncoderConfig(feature_size=13, max_position_embeddings=29, **LAYERS)},
+        {"image_features": ["batch", "image_tokens", 13], "image_attention_mask": ["batch", "image_tokens"]},
+        {"image_tokens": [1, 29]},
+    ),
+    "sound": (
+        {"image_config": None, "audio_config": EncoderConfig(num_mel_bins=16, max_position_embeddings=29, **LAYERS)},
+        {"input_features": ["batch", 16, "frames"], "audio_attention_mask": ["batch", "frames"]},
+        {"frames": [8, 116, 4]},
+    ),
+    "videos": (
+        {
+            "image_config": None,
+            "video_config": EncoderConfig(image_size=32, patch_size=16, num_frames=4, tubelet_size=2, **LAYERS),
+        },
+        {"pixel_values_videos": ["batch", 4, 3, 32, 32]},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("title", OTHER_STREAMS)
+def test_other_modalities_are_exported_with_their_masks(title, tmp_path):
+    settings, shapes, axes = OTHER_STREAMS[title]
+    graph = export_model(make_task_model("vqa", **settings), tmp_path, format="torch")["model"]
+    given = {name: tensor["shape"] for name, tensor in graph.inputs.items()}
+    assert given == {"input_ids": ["batch", "text_length"], "attention_mask": ["batch", "text_length"], **shapes}
+    assert graph.axes == {"batch": [1, None], "text_length": [1, 48], **axes}
+    assert graph.parity <= 1e-4
 
 
 def test_onnx_answers_under_onnxruntime_are_the_model_s(task_models, onnx_exports):
