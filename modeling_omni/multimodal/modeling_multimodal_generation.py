@@ -63,6 +63,14 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value):
         self.lm_head = value
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """As in transformers; the text encoder, which reads the same tokens, grows with the decoder."""
+        table = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        encoder = self.model.encoders.get("text")
+        if encoder is not None and len(encoder.get_input_embeddings().weight) != len(table.weight):
+            encoder.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        return table
+
     def get_decoder(self):
         return self.decoder
 

@@ -126,6 +126,16 @@ def test_output_layer_is_the_embedding_also_after_loading(tmp_path):
     assert free.lm_head.weight is not free.decoder.embed_tokens.weight
 
 
+def test_new_tokens_are_read_and_written(tmp_path):
+    model = make_writer(tie_word_embeddings=True)
+    model.resize_token_embeddings(80)
+    model.save_pretrained(tmp_path)
+    again = MultiModalForConditionalGeneration.from_pretrained(tmp_path)
+    inputs = make_inputs() | {"input_ids": torch.tensor([[79, 5]] * 2)}
+    assert again(**inputs, labels=torch.tensor([[78, 2]] * 2)).logits.shape == (2, 2, 80)
+    assert again.lm_head.weight is again.decoder.embed_tokens.weight
+
+
 def test_one_config_makes_models_of_several_tasks():
     config = make_config()
     writer, drawer = MultiModalForCaptioning(config), MultiModalForImageGeneration(config)
