@@ -21,6 +21,7 @@ from .relative_bias import LOOKUP_KERNELS, RelativeBias, bias_for_kernel
 from .relative_position import CLASS_ENTRIES
 
 NAME = "relative"
+HAS_TRITON = find_spec("triton") is not None
 PADDING = 256  # tokens of the largest tile, whose kernel then need not ask where the codes end
 
 
@@ -178,8 +179,7 @@ def _remember(ctx, inputs, output):
     ctx.save_for_backward(query, key, value, key_mask, *output)
 
 
-def _differentiate(ctx, grad_output, *grads_of_others):
-    backward = _attend_backward if torch.compiler.is_compiling() else attend_by_kernel_backward
+def _gradients(backward, ctx, grad_output):
     *gradients, d_table = backward(grad_output, *ctx.saved_tensors, *ctx.numbers, ctx.needs_input_grad[3])
     return *gradients, d_table if ctx.needs_input_grad[3] else None, None, None, None, None, None
 
@@ -191,14 +191,18 @@ class _RelativeAttention(torch.autograd.Function):
         _remember(ctx, inputs, output)
         return output
 
-    backward = staticmethod(_differentiate)
+    @staticmethod
+    def backward(ctx, grad_output, *grads_of_others):
+        return _gradients(attend_by_kernel_backward, ctx, grad_output)
 
 
 _attend = torch.library.custom_op("omnilatent::relative_attention", attend_by_kernel, mutates_args=())
 _attend_backward = torch.library.custom_op(
     "omnilatent::relative_attention_backward", attend_by_kernel_backward, mutates_args=()
 )
-_attend.register_autograd(_differentiate, setup_context=_remember)
+_attend.register_autograd(
+    lambda ctx, grad_output, *grads_of_others: _gradients(_attend_backward, ctx, grad_output), setup_context=_remember
+)
 
 
 @_attend.register_fake
@@ -230,7 +234,7 @@ def relative_attention_forward(
         query: (B, H, Q, d); key, value: (B, G, K, d).
         attention_mask: (B, K), 1 where a key is seen.
     """
-    there = query.is_cuda and find_spec("triton") is not None and query.dtype != torch.float64
+    there = query.is_cuda and HAS_TRITON and query.dtype != torch.float64
     if isinstance(position_bias, RelativeBias) and there and dropout == 0.0:
         key, value = expand_groups(query, key, value)
         output = relative_attention(query, key, value, position_bias, attention_mask, scaling)
