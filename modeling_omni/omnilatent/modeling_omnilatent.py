@@ -328,6 +328,8 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
             By default a marker opens a target, and without markers what follows the last placeholder is causal text.
         position_ids (`torch.Tensor` of shape `(3, batch_size, sequence_length)`, *optional*):
             Time, row and column of each token; `(batch_size, sequence_length)` stands for all three.
+        past_key_values (`Cache`, *optional*):
+            Keys and values of the tokens before these, as `generate` hands them on.
         pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
             Source image of each row.
         pixel_values_videos (`torch.FloatTensor` of shape `(batch_size, num_frames, num_channels, height, width)`, *optional*):
