@@ -47,9 +47,9 @@ class Course:
 
 COURSES = {
     "retrieval": Course("tiny_sample_model", 1500, 64, 2e-3),
-    "vqa": Course("tiny_sample_model", 2000, 64, 2e-3),
-    "captioning": Course("tiny_sample_model", 1500, 64, 2e-3),
-    "classification": Course("tiny_sample_model", 2000, 64, 2e-3),
+    "vqa": Course("tiny_sample_model", 2600, 64, 2e-3),
+    "captioning": Course("tiny_sample_model", 900, 64, 2e-3),
+    "classification": Course("tiny_sample_model", 2600, 64, 2e-3),
 }
 
 
@@ -104,6 +104,7 @@ def run(name, paths, args):
         "cpu": clock.cpu,
         "steps": trainer.state.global_step,
         "samples": len(judged),
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
     print(
         f"{name:<15} {task.metric} {figure:.1%} of {len(judged)} held-out samples; pictures exchanged {control:.1%}, "
@@ -127,7 +128,7 @@ def arguments(folder, course, args):
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         save_strategy="no",
-        logging_steps=100,
+        logging_steps=max(1, (args.steps or course.steps) // 10),
         disable_tqdm=True,
         report_to="none",
         use_cpu=True,
