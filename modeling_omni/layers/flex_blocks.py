@@ -85,7 +85,10 @@ def make_block_mask(
     )
 
 
-_make_kept_block_mask = functools.lru_cache(maxsize=16)(make_block_mask)
+@functools.lru_cache(maxsize=16)
+def _make_kept_block_mask(*pattern) -> BlockMask:
+    with torch.inference_mode(False):  # a tensor of inference mode, once kept, could never be trained with
+        return make_block_mask(*pattern)
 
 
 def _list_blocks(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--causal", action="store_true")
     parser.add_argument("--forward", action="store_true", help="without backward")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--budget", type=float, default=60, help="seconds, after which no further form is begun")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds, after which no further form is begun")
     parser.add_argument("--forms", nargs="+", help="only those whose name holds one of these words")
     parser.add_argument("--errors", action="store_true", help="print how far estimates are from softmax, and no times")
     arguments = parser.parse_args()
@@ -61,7 +61,8 @@ def main():
             continue
         try:
             first, seconds, of_cores, memory = measure(form, arguments, arguments.length, arguments.repeats)
-            half = measure(form, arguments, arguments.length // 2, 1)[-1] if on_cuda else None
+            in_time = on_cuda and time.perf_counter() - begin < arguments.budget
+            half = measure(form, arguments, arguments.length // 2, 1)[-1] if in_time else None
         except Exception as error:
             print(f"{name:>26}  {type(error).__name__}: {str(error).strip()[:300]}", flush=True)
             continue
@@ -69,7 +70,8 @@ def main():
         line = f"{name:>26} {seconds * 1e3:10.2f} ms {base[0] / seconds:7.2f} x faster  (first call {first:.1f} s)"
         if on_cuda:
             mib = memory / 2**20
-            line += f"  {mib:8.1f} MiB, {memory / base[2]:5.2f} of sdpa's, {memory / half:5.2f} of half the length's"
+            line += f"  {mib:8.1f} MiB, {memory / base[2]:5.2f} of sdpa's"
+            line += f", {memory / half:5.2f} of half the length's" if half else ""
         else:
             line += f"  {of_cores:8.2f} s of cores, {base[1] / of_cores:7.2f} x less"
         print(line, flush=True)
@@ -89,19 +91,20 @@ def make_forms(arguments) -> dict:
 
     forms = {
         "sdpa": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal),
-        "sparse": lambda q, k, v: sparse_attention(q, k, v, num_global_tokens=arguments.global_tokens, **pattern),
+        "sdpa, flash": flash,
         "linear": lambda q, k, v: linear_attention(q, k, v, elu, is_causal=causal),
         "performer": lambda q, k, v: linear_attention(q, k, v, random_features, is_causal=causal),
+        "sparse": lambda q, k, v: sparse_attention(q, k, v, num_global_tokens=arguments.global_tokens, **pattern),
+        "sparse, gathered blocks": lambda q, k, v: gathered_attention(q, k, v, **gathered),
+        "LSH (Reformer), 4 rounds": lambda q, k, v: lsh_attention(q, v, 4, causal),
+        # what has to be compiled once more comes last: the budget may end before
+        "sparse, window only": lambda q, k, v: sparse_attention(q, k, v, num_global_tokens=0, **pattern),
     }
-    forms["LSH (Reformer), 4 rounds"] = lambda q, k, v: lsh_attention(q, v, 4, causal)
-    if device.type == "cuda":
-        forms |= {
-            "sdpa, flash": flash,
-            "sparse, window only": lambda q, k, v: sparse_attention(q, k, v, num_global_tokens=0, **pattern),
-            "sparse, gathered blocks": lambda q, k, v: gathered_attention(q, k, v, **gathered),
-            "linear, compiled": torch.compile(forms["linear"], dynamic=False),
-            "performer, compiled": torch.compile(forms["performer"], dynamic=False),
-        }
+    forms["linear, compiled"] = torch.compile(forms["linear"], dynamic=False)
+    forms["performer, compiled"] = torch.compile(forms["performer"], dynamic=False)
+    if device.type != "cuda":  # where blocks are gathered anyway, and there is one sdpa
+        kept = ("sdpa", "linear", "performer", "sparse", "LSH (Reformer), 4 rounds")
+        forms = {name: forms[name] for name in kept}
     return forms
 
 

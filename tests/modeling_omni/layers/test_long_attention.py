@@ -47,7 +47,7 @@ def test_segments_and_chunks_change_neither_output_nor_gradients(make, is_causal
 
     whole = run()
     monkeypatch.setattr(linear, "CHUNK", 4)
-    monkeypatch.setattr(linear, "SEGMENT_FEATURES", 100)
+    monkeypatch.setattr(linear, "SEGMENT_NUMBERS", 100)
     for found, expected in zip(run(), whole):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
