@@ -5,7 +5,6 @@ Shapes: B batch, N tokens, D hidden size.
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...configuration.configuration_audio_visual_aligner import feature_size
 from ...configuration.configuration_multimodal import EncoderConfig
 from ..towers.tower_tokens import read_audio, read_text, read_vision
 from ..towers.towers import make_tower
@@ -20,11 +19,6 @@ def make_encoder_of(config: PreTrainedConfig, modality: str) -> PreTrainedModel:
     if isinstance(config, EncoderConfig):
         return TokenEncoder._from_config(config)
     return make_tower(config, TOWER_MODALITIES[modality])
-
-
-def encoder_width(config: PreTrainedConfig) -> int:
-    """Width of the tokens that an encoder of this config gives."""
-    return feature_size(config)
 
 
 def encode_stream(encoder: PreTrainedModel, modality: str, stream: Stream, **kwargs) -> EncoderOutput:

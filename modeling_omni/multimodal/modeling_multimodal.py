@@ -10,11 +10,12 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from ...configuration.configuration_audio_visual_aligner import feature_size
 from ...configuration.configuration_multimodal import SECOND_MODALITIES, MultiModalConfig
 from ..fusion import make_fusion
 from ..fusion.fused_tokens import FusedTokens, make_pooling
 from ..towers.towers import SavesOwnNames, open_tower
-from .encoding import TOWER_MODALITIES, encode_stream, encoder_width, make_encoder_of
+from .encoding import TOWER_MODALITIES, encode_stream, make_encoder_of
 from .kernel_setting import SetsKernelsOfParts
 from .multimodal_outputs import MultiModalOutput
 from .starting_weights import start_layer
@@ -136,7 +137,7 @@ class MultiModalTransformer(MultiModalPreTrainedModel):
             part = config.encoders[name]
             # attributes and no ModuleDict: transformers looks for tied weights in direct children
             setattr(self, f"{name}_encoder", given.get(name) or make_encoder_of(part, name))
-            width = encoder_width(part)
+            width = feature_size(part)
             self.projections[name] = nn.Linear(width, hidden_size) if width != hidden_size else nn.Identity()
         self.fusion = make_fusion(config.fusion, kernel=config) if fuses else None
         self.pooling = make_pooling(config.fusion) if pools else None

@@ -43,8 +43,7 @@ class _Classifier(MultiModalPreTrainedModel):
         Args:
             labels: See the class.
         """
-        kwargs["return_dict"] = True
-        tokens, _ = self.model.encode(streams)
+        tokens, _ = self.model.encode(streams, **kwargs)
         fused = self.model.fuse(tokens)
         logits = self.classifier(self.dropout(self.model.pooling(fused.tokens, fused.attention_mask)))
         loss = None if labels is None else self.loss(logits, labels)
