@@ -11,7 +11,7 @@ from PIL import Image
 from .drawn_scenes import Scene, all_scenes
 from .scene_drawing import Canvas
 
-KIND_SHARES = {"pair": 0.5, "count": 0.25, "digit": 0.25}
+KIND_SHARES = {"pair": 0.6, "count": 0.2, "digit": 0.2}
 SPLITS = ("train", "val")
 BLANK = "___"
 
