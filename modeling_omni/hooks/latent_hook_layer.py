@@ -24,7 +24,7 @@ from .hookable_layers import attention_config, cache_index, check_kernel, forwar
 LATENT_HOOKS = "latent_hooks"  # of a hooked layer, the child that holds its hooks
 TOKEN_STD = 0.02  # the usual scale of token embeddings
 BASE = "__base__"  # peft's name for rows of a mixed batch without an adapter
-CACHES = ("past_key_values", "cache", "layer_past")  # one thing, named differently by models
+CACHES = ("past_key_values", "layer_past")  # one thing, named differently by models
 ROTARY = ("position_embeddings", "rotary")
 MERGE_REFUSAL = "Latent hooks cannot be merged or unmerged: they are tokens and not a change of weights; `unload()` takes them off."
 

@@ -11,7 +11,6 @@ from transformers.cache_utils import Cache
 
 from ...configuration import layout
 from ...configuration.modalities import SOURCE_SEGMENT, TENSOR_NAMES, TEXT, check_modality
-from ..layers.cache_names import CACHE, one_cache
 from . import sequence
 
 # what `lay_out` says of a single pass, which `generate` decides anew for each of its own
@@ -105,11 +104,7 @@ class OmniLatentGenerationMixin(GenerationMixin):
     def _open_text_target(self, inputs, kwargs) -> tuple:
         """`generate`'s positional argument; the target is opened in place where the prompt ends within its sources."""
         given = kwargs.get("input_ids") if inputs is None else inputs
-        if (
-            given is None
-            or given.is_floating_point()
-            or any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
-        ):
+        if given is None or given.is_floating_point() or kwargs.get("past_key_values") is not None:
             return (inputs,)
         segments = kwargs.get("token_type_ids")
         if segments is None:
@@ -142,10 +137,8 @@ class OmniLatentGenerationMixin(GenerationMixin):
         past_key_values: Cache | None = None,
         attention_mask=None,
         token_type_ids=None,
-        cache: Cache | None = None,
         **kwargs,
     ):
-        past_key_values = one_cache(cache, past_key_values)
         if past_key_values is not None and past_key_values.is_compileable and token_type_ids is not None:
             # transformers would build a plain causal mask here, before the model sees the segments
             new_ids = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
@@ -154,8 +147,8 @@ class OmniLatentGenerationMixin(GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
             attention_mask=attention_mask,
-            **{CACHE: past_key_values},
             **kwargs,
         )
         if token_type_ids is not None:

@@ -31,7 +31,6 @@ from ...configuration.modalities import (
 )
 from ..layers import Attention, MultiAxisRotary, RMSNorm, SwiGLU, TransformerBlock, all_keys_for, causal, segment_mask
 from ..layers.block import LayerScale
-from ..layers.cache_names import CACHE, one_cache
 from ..layers.kernels import get_mask_builder
 from ..layers.token_rows import take_rows
 from ..losses import LossWeights, ctc_readout_loss, info_nce_loss, masked_mse_loss, next_token_loss
@@ -85,7 +84,7 @@ class OmniLatentPreTrainedModel(PreTrainedModel):
     output_modalities = MODALITIES
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerBlock"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = False  # sources and targets need a mask that flash attention has no words for
@@ -318,7 +317,6 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
         target_starts: dict[str, float] | None = None,
         twins: dict[str, int] | None = None,
         return_loss: bool = True,
-        cache: Cache | None = None,
         **kwargs,
     ) -> OmniLatentOutput:
         r"""
@@ -344,10 +342,6 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
             True where a pixel is real and not padding.
         input_features_mask (`torch.Tensor` of shape `(batch_size, frames)`, *optional*):
             True where a mel frame is real and not padding.
-        past_key_values (`Cache`, *optional*):
-            Keys and values of the tokens before.
-        cache (`Cache`, *optional*):
-            The same, as transformers calls it from 5.24 on.
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             Text to predict, in place (the shift happens inside). -100 is ignored, and so is what can be no label: the
             sources' tokens and special tokens. A copy of `input_ids` serves.
@@ -373,7 +367,6 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
         return_loss (`bool`, defaults to `True`):
             Compute the losses of the labels that are given.
         """
-        past_key_values = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
         if input_ids is None:
@@ -459,7 +452,7 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
             source_embeds=source_embeds,
             target_embeds=target_embeds or None,
             last_hidden_state=hidden_states,
-            **{CACHE: past_key_values if use_cache else None},
+            past_key_values=past_key_values if use_cache else None,
         )
 
     # --- its parts, in the order they are used -------------------------------------------------------------------

@@ -7,7 +7,6 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from ...configuration.modalities import TEXT
-from ..layers.cache_names import CACHE
 
 
 @dataclass
@@ -31,7 +30,7 @@ class OmniLatentOutput(ModelOutput):
         source_embeds (`torch.Tensor` (B, P), *optional*): Unit-norm embedding of the sources together.
         target_embeds (`dict[str, torch.Tensor]`, *optional*): Unit-norm embedding (B, P) of each target's twin.
         last_hidden_state (`torch.Tensor` (B, T, D)): Backbone output.
-        cache, or past_key_values before transformers 5.24 (`Cache`, *optional*): Keys and values, with `use_cache`.
+        past_key_values (`Cache`, *optional*): Keys and values, with `use_cache`.
         hidden_states, attentions (`tuple[torch.Tensor]`, *optional*): Per layer, as in every transformers model.
     """
 
@@ -45,8 +44,7 @@ class OmniLatentOutput(ModelOutput):
     source_embeds: torch.Tensor | None = None
     target_embeds: dict[str, torch.Tensor] | None = None
     last_hidden_state: torch.Tensor | None = None
-    __annotations__[CACHE] = Cache | None  # a field of the name that transformers has for it
-    locals()[CACHE] = None
+    past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
