@@ -31,7 +31,7 @@ class MultiModalPreTrainedModel(SavesOwnNames, SetsKernelsOfParts, PreTrainedMod
     input_modalities = ("text", *SECOND_MODALITIES)
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerBlock", "DecoderBlock", "CoAttentionLayer", "BottleneckLayer"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True

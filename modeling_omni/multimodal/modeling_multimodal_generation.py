@@ -14,7 +14,6 @@ from transformers.utils import can_return_tuple
 
 from ...configuration.configuration_multimodal import DecoderConfig, MultiModalConfig
 from ...configuration.modalities import IGNORE_INDEX
-from ..layers.cache_names import CACHE, one_cache
 from ..losses import next_token_loss
 from .modeling_multimodal import MultiModalPreTrainedModel, MultiModalTransformer
 from .multimodal_outputs import MultiModalOutput
@@ -85,7 +84,6 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
         decoder_inputs_embeds: torch.FloatTensor | None = None,
         encoder_outputs: MultiModalOutput | None = None,
         past_key_values: Cache | None = None,
-        cache: Cache | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int = 0,
@@ -98,7 +96,7 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
             decoder_position_ids: (B, T); by default real tokens are counted from 0.
             decoder_inputs_embeds: (B, T, D) in place of `decoder_input_ids`.
             encoder_outputs: What the encoders gave, in place of their inputs.
-            past_key_values, cache: `EncoderDecoderCache` of the tokens before, under either name.
+            past_key_values: `EncoderDecoderCache` of the tokens before.
             use_cache: Return the cache.
             labels: (B, T) tokens to write, -100 where none counts; EOS is among them.
             logits_to_keep: How many of the last positions get logits; 0: all.
@@ -117,7 +115,7 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
             inputs_embeds=decoder_inputs_embeds,
-            cache=one_cache(cache, past_key_values),
+            past_key_values=past_key_values,
             use_cache=use_cache,
             **kwargs,
         )
@@ -125,7 +123,7 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
         return Seq2SeqLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels),
             logits=logits,
-            **{CACHE: decoded.get(CACHE)},
+            past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,

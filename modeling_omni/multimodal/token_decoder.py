@@ -23,7 +23,6 @@ from ..layers import (
     make_feed_forward,
     make_norm,
 )
-from ..layers.cache_names import CACHE
 from .kernel_setting import SetsKernelsOfParts
 from .starting_weights import start_layer
 
@@ -125,7 +124,7 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderBlock"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
@@ -174,7 +173,7 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
@@ -186,21 +185,17 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
             encoder_attention_mask: (B, K), 1 where an encoded token is real.
             position_ids: (B, T); by default real tokens are counted from 0.
             inputs_embeds: (B, T, D) in place of `input_ids`.
-            cache: `EncoderDecoderCache` of the tokens before.
+            past_key_values: `EncoderDecoderCache` of the tokens before.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give one of the decoder's `input_ids` and `inputs_embeds`.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and cache is None:
-            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         if position_ids is None:
-            position_ids = self._count(hidden_states, attention_mask, cache)
-        mask = create_causal_mask(
-            self.config,
-            hidden_states,
-            attention_mask,
-            **{CACHE: None if cache is None else cache.self_attention_cache},
-        )
+            position_ids = self._count(hidden_states, attention_mask, past_key_values)
+        own_cache = None if past_key_values is None else past_key_values.self_attention_cache
+        mask = create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=own_cache)
         encoder_attention_mask = create_bidirectional_mask(
             self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
         )
@@ -215,11 +210,11 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
                 attention_mask=mask,
                 encoder_attention_mask=encoder_attention_mask,
                 rotary=rotary,
-                past_key_values=cache,
+                past_key_values=past_key_values,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), **{CACHE: cache if use_cache else None}
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
 
     def _count(self, hidden_states, attention_mask, cache):

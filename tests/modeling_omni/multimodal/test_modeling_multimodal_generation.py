@@ -61,7 +61,7 @@ def test_each_step_has_the_logits_of_the_whole():
         words = {"encoder_outputs": encoded} if encoded is not None else inputs
         encoded = encoded or model.encode_for_decoder(take_streams(model.config, inputs))
         output = model(**words, decoder_input_ids=tokens[:, step : step + 1], past_key_values=cache, use_cache=True)
-        cache = output.get("cache", output.get("past_key_values"))
+        cache = output.past_key_values
         torch.testing.assert_close(output.logits[:, 0], whole[:, step], atol=1e-5, rtol=1e-4)
 
 
