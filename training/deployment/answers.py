@@ -37,29 +37,29 @@ class Endpoint:
 
 
 def classify(served: ServedModel, fields: ClassifyFields) -> dict:
-    inputs = served.processor(images=[fields.image], return_tensors="pt")
+    inputs = served.read(images=[fields.image])
     return {"labels": _best_labels(served, inputs, fields.top_k)}
 
 
 def classify_with_text(served: ServedModel, fields: ClassifyWithTextFields) -> dict:
-    inputs = served.processor(text=[fields.text], images=[fields.image], return_tensors="pt")
+    inputs = served.read(text=[fields.text], images=[fields.image])
     return {"labels": _best_labels(served, inputs, fields.top_k)}
 
 
 def choose_answer(served: ServedModel, fields: QuestionFields) -> dict:
-    inputs = served.processor(text=[fields.question], images=[fields.image], return_tensors="pt")
+    inputs = served.read(text=[fields.question], images=[fields.image])
     answers = _best_labels(served, inputs, fields.top_k)
     return {"answer": answers[0]["label"], "answers": answers}
 
 
 def write_answer(served: ServedModel, fields: WrittenAnswerFields) -> dict:
-    inputs = served.processor(text=[fields.question], images=[fields.image], return_tensors="pt")
+    inputs = served.read(text=[fields.question], images=[fields.image])
     return {"answer": _write(served, inputs, fields.max_new_tokens)}
 
 
 def write_caption(served: ServedModel, fields: CaptionFields) -> dict:
     text = {"text": [fields.prompt]} if fields.prompt else {}
-    inputs = served.processor(**text, images=[fields.image], return_tensors="pt")
+    inputs = served.read(**text, images=[fields.image])
     return {"caption": _write(served, inputs, fields.max_new_tokens)}
 
 
@@ -130,9 +130,9 @@ def _write(served, inputs, max_new_tokens):
 def _embeddings(served, fields) -> dict[str, torch.Tensor]:
     embeddings = {}
     if fields.texts:
-        inputs = served.processor(text=fields.texts, padding=True, return_tensors="pt")
+        inputs = served.read(text=fields.texts)
         embeddings |= served.programs["text_encoder"](**inputs)
     if fields.images:
-        inputs = served.processor(images=fields.images, return_tensors="pt")
+        inputs = served.read(images=fields.images)
         embeddings |= served.programs["image_encoder"](**inputs)
     return embeddings

@@ -67,13 +67,13 @@ class Graph:
         """Tensors to try the graph with.
 
         Args:
-            lengths: `"low"` is the least that the axes allow, `"high"` the greatest (but of long axes 37 more than the
+            lengths: `"low"` is the least that the axes allow, `"high"` the greatest (but of long axes 127 more than the
                 least), `"middle"` lies between.
         """
         sizes = {"batch": batch_size}
         for axis, (low, high, *step) in self.axes.items():
             step = step[0] if step else 1
-            high = min(high, low + 37 * step)
+            high = min(high, low + 127 * step)
             middle = (low + high + 1) // 2 // step * step
             sizes[axis] = {"low": low, "middle": middle, "high": high}[lengths]
         generator = torch.Generator().manual_seed(seed)

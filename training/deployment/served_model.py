@@ -15,6 +15,8 @@ from .loading import load_model, load_processor
 from .multimodal_graphs import score_constants
 from .programs import Program, open_program
 
+TEXT = {"input_ids", "attention_mask"}  # of the beginning of a caption, which its encoder does not read
+
 
 @dataclass
 class ServedModel:
@@ -24,6 +26,7 @@ class ServedModel:
         config: The model's.
         processor: What prepares its inputs.
         programs: By the graph's name: from tensors by keyword to tensors by name.
+        inputs: Names of all tensors that they read.
         constants: Numbers that scores are made with, see `score_constants`.
         generate: From what the encoders read, and `max_new_tokens`, to ids (B, T) of text; `None`: it writes none.
     """
@@ -32,8 +35,15 @@ class ServedModel:
     config: PreTrainedConfig
     processor: Callable
     programs: dict[str, Program]
+    inputs: set[str]
     constants: dict[str, float] = field(default_factory=dict)
     generate: Callable[..., torch.Tensor] | None = None
+
+    def read(self, **given) -> dict[str, torch.Tensor]:
+        """Tensors of `text` and `images`. What a processor makes beside them (BERT's `token_type_ids`) is left out."""
+        words = {"padding": True} if "text" in given else {}
+        made = self.processor(**given, **words, return_tensors="pt")
+        return {name: values for name, values in made.items() if name in self.inputs}
 
 
 def open_served_model(name_or_path: str | Path) -> ServedModel:
@@ -49,9 +59,13 @@ def open_served_model(name_or_path: str | Path) -> ServedModel:
     if manifest.is_file():
         return _open_export(manifest, processor)
     model = load_model(name_or_path)
-    programs = {graph.name: functools.partial(graph.function, model) for graph in graphs_of(model)}
+    graphs = graphs_of(model)
+    programs = {graph.name: functools.partial(graph.function, model) for graph in graphs}
     generate = model.generate if "decoder" in programs else None
-    return ServedModel(type(model).__name__, model.config, processor, programs, score_constants(model), generate)
+    inputs = TEXT.union(*(graph.inputs for graph in graphs))
+    return ServedModel(
+        type(model).__name__, model.config, processor, programs, inputs, score_constants(model), generate
+    )
 
 
 def _open_export(manifest, processor):
@@ -62,7 +76,8 @@ def _open_export(manifest, processor):
     if "decoder" in programs:
         continues = told["model_class"] == "MultiModalForCaptioning"
         generate = functools.partial(write_greedily, programs, config, continues)
-    return ServedModel(told["model_class"], config, processor, programs, told["constants"], generate)
+    inputs = TEXT.union(*(graph["inputs"] for graph in told["graphs"].values()))
+    return ServedModel(told["model_class"], config, processor, programs, inputs, told["constants"], generate)
 
 
 def write_greedily(

@@ -12,9 +12,15 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from transformers import BertConfig, BertTokenizer, ViTConfig, ViTImageProcessor
 from transformers.models.vit import ViTImageProcessorPil
 
-from omnilatent import RelPosViTConfig, RelPosViTForImageClassification
+from omnilatent import (
+    MultiModalForVisualQuestionAnswering,
+    MultiModalProcessor,
+    RelPosViTConfig,
+    RelPosViTForImageClassification,
+)
 from omnilatent.training import cli
 from omnilatent.training.deployment.served_model import open_served_model
 from omnilatent.training.deployment.serving import make_app
@@ -146,6 +152,28 @@ def test_image_classifier_names_labels(tmp_path):
     client = TestClient(make_app(open_served_model(tmp_path)), base_url="http://127.0.0.1")
     labels = client.post("/classify", json={"image": "data:image/png;base64," + in_base64(RED), "top_k": 1}).json()
     assert labels["labels"][0]["label"] in ("cat", "dog") and len(labels["labels"]) == 1
+
+
+@torch.no_grad()
+def test_what_a_tokenizer_makes_beside_the_model_s_inputs_is_left_out(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "colour"]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    model = MultiModalForVisualQuestionAnswering.from_pretrained_encoders(
+        text=BertConfig(vocab_size=len(words), **sizes),
+        image=ViTConfig(image_size=32, **sizes),
+        fusion={"hidden_size": 16, "num_hidden_layers": 1, "attention": {"num_attention_heads": 2}},
+        num_labels=3,
+    ).eval()
+    processor = MultiModalProcessor(ViTImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    client = TestClient(make_app(open_served_model(tmp_path)), base_url="http://127.0.0.1")
+    given = client.post("/answer", json={"image": in_base64(RED), "question": "what colour"}).json()
+    inputs = processor(text="what colour", images=RED, return_tensors="pt")
+    assert "token_type_ids" in inputs
+    del inputs["token_type_ids"]
+    assert given["answers"][0]["score"] == pytest.approx(model(**inputs).logits.softmax(-1).max().item(), abs=1e-5)
 
 
 JSON = {"content-type": "application/json"}
