@@ -18,7 +18,6 @@ TASKS = {
         "encoder": ["encoder_hidden_states", "encoder_attention_mask"],
         "decoder": ["logits"],
     },
-    "image_generation": {"model": ["pixel_values"]},
 }
 
 
@@ -45,7 +44,6 @@ def test_cross_encoder_has_a_graph_that_scores_pairs(tmp_path):
     ("attention", "position", "fusion"),
     [
         ({"kind": "sparse", "window_size": 3, "num_global_tokens": 1}, "learned", "bottleneck"),
-        ({"kind": "performer"}, "rotary", "low_rank_tensor"),
         ({"num_key_value_heads": 1}, "relative", "gated_sum"),
     ],
 )
@@ -70,14 +68,6 @@ OTHER_STREAMS = {
         {"image_config": None, "audio_config": EncoderConfig(num_mel_bins=16, max_position_embeddings=29, **LAYERS)},
         {"input_features": ["batch", 16, "frames"], "audio_attention_mask": ["batch", "frames"]},
         {"frames": [8, 116, 4]},
-    ),
-    "videos": (
-        {
-            "image_config": None,
-            "video_config": EncoderConfig(image_size=32, patch_size=16, num_frames=4, tubelet_size=2, **LAYERS),
-        },
-        {"pixel_values_videos": ["batch", 4, 3, 32, 32]},
-        {},
     ),
 }
 
