@@ -1,7 +1,7 @@
 """Does each multimodal task learn drawn sample data, in at most two minutes on two cores?
 
-    OMP_NUM_THREADS=2 python tests/benchmarks/bench_tasks.py
-    OMP_NUM_THREADS=2 python tests/benchmarks/bench_tasks.py --task vqa --seed 1
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_tasks.py
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_tasks.py --task vqa --seed 1
     python tests/benchmarks/bench_tasks.py --steps 20 --train 200
 
 Each task is trained with its tiny preset from nothing and judged on combinations that were never shown: retrieval by
@@ -10,9 +10,9 @@ BLEU. Beside each figure stands that of a control whose pictures are exchanged a
 retrieval that of a random order, for the others what the words alone tell, which is the commonest answer of training to
 a question, the commonest word at a blank, and for captions the BLEU of the commonest one of each kind.
 
-Training is what counts: the seconds that steps take, on the wall and of both cores' processor time. Drawing and
-encoding the pictures comes before, and judging after. The run fails where a task misses 95 % of its ceiling or takes
-longer than two minutes of both cores.
+Training is what counts: the seconds that steps take, on the wall and of processor time. Drawing and encoding the pictures
+comes before, and judging after. One thread is enough: for models this small a second one mostly waits. The run fails where
+a task misses 95 % of its ceiling or takes more than two minutes of each of its threads.
 """
 
 import argparse
@@ -46,10 +46,10 @@ class Course:
 
 
 COURSES = {
-    "retrieval": Course("tiny_sample_model", 1500, 64, 2e-3),
-    "vqa": Course("tiny_sample_model", 2600, 64, 2e-3),
-    "captioning": Course("tiny_sample_model", 900, 64, 2e-3),
-    "classification": Course("tiny_sample_model", 2600, 64, 2e-3),
+    "retrieval": Course("tiny_sample_model", 1000, 64, 1e-3),
+    "vqa": Course("tiny_sample_model", 1400, 64, 1e-3),
+    "captioning": Course("tiny_sample_model", 800, 64, 1e-3),
+    "classification": Course("tiny_sample_model", 900, 64, 1e-3),
 }
 
 
@@ -102,6 +102,7 @@ def run(name, paths, args):
         "chance": chance,
         "wall": clock.wall,
         "cpu": clock.cpu,
+        "threads": torch.get_num_threads(),
         "steps": trainer.state.global_step,
         "samples": len(judged),
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
@@ -109,8 +110,7 @@ def run(name, paths, args):
     print(
         f"{name:<15} {task.metric} {figure:.1%} of {len(judged)} held-out samples; pictures exchanged {control:.1%}, "
         f"chance {chance:.1%}; {result['steps']} steps, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M "
-        f"parameters, {clock.wall:.0f} s on the wall, {clock.cpu:.0f} s of processor time = {clock.cpu / 2:.0f} s of "
-        f"two cores",
+        f"parameters, {clock.wall:.0f} s on the wall, {clock.cpu:.0f} s of processor time on {result['threads']} thread(s)",
         flush=True,
     )
     return result
@@ -183,7 +183,7 @@ def as_list(value):
 def check(results):
     """What was missed, in words."""
     missed = [f"{n}: {r['figure']:.1%} is below {WANTED:.0%}" for n, r in results.items() if r["figure"] < WANTED]
-    slow = [f"{n}: {r['cpu'] / 2:.0f} s of two cores" for n, r in results.items() if r["cpu"] > 2 * SECONDS]
+    slow = [f"{n}: {r['cpu'] / r['threads']:.0f} s" for n, r in results.items() if r["cpu"] > r["threads"] * SECONDS]
     return missed + slow
 
 
