@@ -1,5 +1,6 @@
 """Any-to-any models of text, audio, images and video in the Hugging Face ecosystem."""
 
+import gc
 import os
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +81,12 @@ def __dir__():
 
 
 if "OMNILATENT_NO_REGISTRATION" not in os.environ:  # set for the workers of a loader, which use no Auto class
-    from .registration import register  # needs the sub-packages' path, set above
+    collecting = gc.isenabled()
+    gc.disable()  # classes stay: to search all of torch's objects for garbage meanwhile takes longer than the import
+    try:
+        from .registration import register  # needs the sub-packages' path, set above
 
-    register()
+        register()
+    finally:
+        if collecting:
+            gc.enable()
