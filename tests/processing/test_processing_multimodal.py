@@ -27,6 +27,30 @@ def test_what_it_makes_is_what_the_model_reads(processor):
     assert output.last_hidden_state.shape == (2, 12 + 36, 96)
 
 
+@pytest.mark.parametrize(
+    ("preset", "inputs", "name"),
+    [
+        ("tiny_text_audio_model", {"audio": [torch.randn(8000).numpy(), torch.randn(4000).numpy()]}, "input_features"),
+        (
+            "tiny_text_video_model",
+            {"videos": [torch.zeros(12, 3, 40, 60, dtype=torch.uint8)] * 2},
+            "pixel_values_videos",
+        ),
+    ],
+)
+def test_sounds_and_videos_are_read_likewise(preset, inputs, name, tmp_path):
+    model = create_model(preset).eval()
+    MultiModalProcessor.from_config(model.config).save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    made = processor(text=["one", "three"], padding=True, return_tensors="pt", **inputs)
+    assert name in made
+    if name == "input_features":
+        assert made["audio_attention_mask"].sum(dim=1).tolist() == [50, 25]
+    output = model(**made)
+    assert output.last_hidden_state.isfinite().all() and len(output.pooler_output) == 2
+
+
 def test_colours_lie_between_minus_one_and_one(processor):
     pixels = processor(images=[Image.new("RGB", (9, 9), (255, 0, 51))], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(pixels[0, :, 5, 5], torch.tensor([1.0, -1.0, -0.6]))
@@ -71,7 +95,7 @@ def test_other_image_processors_and_tokenizers_are_taken():
     ("config", "message"),
     [
         ({"image_config": {"feature_size": 8}}, "reads no pixels"),
-        ({"audio_config": {"num_mel_bins": 8}}, "reads no pixels"),
+        ({"audio_config": {"feature_size": 8}}, "reads no spectrograms"),
         ({"text_config": {"vocab_size": 100}}, "`text_config` has a `vocab_size` of 100, smaller"),
     ],
 )
