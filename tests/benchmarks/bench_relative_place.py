@@ -12,7 +12,8 @@ pictures with the others, which no training picture shows.
 Models are the same ViT with a relative position bias in each layer, with learned absolute positions, and with none. Each
 is trained at every rate and with every standard deviation of its positions' start, with the same seeds, pictures and
 steps, and shown with the setting that is best on the held-out places, so that choosing favours all alike. Positions start
-larger than in a usual configuration: from 0.15, as all other weights here, both kinds learn more slowly.
+larger than in a usual configuration, and grid and steps are such that the relative ViT learns its training places: from
+0.15, as all other weights here, on 6 x 6 and in 300 steps, half of its runs did not. Where it did, it held at all places.
 
 What it shows is an inductive bias at small scale: relative positions cannot tell places apart, so that what is learned
 at one place holds at all; absolute ones can learn the training places by heart, one by one. It says nothing about how the
