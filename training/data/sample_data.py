@@ -99,6 +99,11 @@ def describe_scene(scene: Scene, random: Random) -> dict[str, str]:
         "caption": scene.caption,
         "question": question,
         "answer": answer,
-        "text": " ".join(BLANK if word == label else word for word in scene.caption.split()),
+        "text": leave_out(scene.caption, label),
         "label": label,
     }
+
+
+def leave_out(caption: str, blank: str) -> str:
+    """A caption with a blank in the place of a word."""
+    return " ".join(BLANK if word == blank else word for word in caption.split())
