@@ -60,7 +60,8 @@ def write_answer(served: ServedModel, fields: WrittenAnswerFields) -> dict:
 def write_caption(served: ServedModel, fields: CaptionFields) -> dict:
     text = {"text": [fields.prompt]} if fields.prompt else {}
     inputs = served.read(**text, images=[fields.image])
-    return {"caption": _write(served, inputs, fields.max_new_tokens)}
+    prompt_length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    return {"caption": _write(served, inputs, fields.max_new_tokens, prompt_length)}
 
 
 def embed(served: ServedModel, fields: EmbedFields) -> dict:
@@ -122,8 +123,13 @@ def _best_labels(served, inputs, count):
     ]
 
 
-def _write(served, inputs, max_new_tokens):
-    ids = served.generate(**inputs, max_new_tokens=max_new_tokens)
+def _write(served, inputs, max_new_tokens, prompt_length=0):
+    """Text of at most `max_new_tokens`, and no more than the decoder has positions for: the last token needs none, BOS
+    has one."""
+    positions = served.config.decoder_config.max_position_embeddings
+    if prompt_length >= positions:
+        raise ValueError(f"prompt: expected at most {positions - 1} tokens, got {prompt_length}")
+    ids = served.generate(**inputs, max_new_tokens=min(max_new_tokens, positions - prompt_length))
     return served.processor.tokenizer.decode(ids[0], skip_special_tokens=True)
 
 

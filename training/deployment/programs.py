@@ -60,6 +60,28 @@ def open_program(path: Path, outputs: list[str]) -> Program:
     return run
 
 
+def check_lengths(program: Program, graph: dict) -> Program:
+    """The program, that refuses lengths it was not exported for: beyond them it fails or computes nonsense.
+
+    Args:
+        graph: What the manifest says of it.
+    """
+
+    def run(**inputs):
+        for name, tensor in inputs.items():
+            for axis, length in zip(graph["inputs"][name]["shape"], tensor.shape):
+                if not isinstance(axis, str):
+                    continue
+                low, high, *step = graph["axes"][axis]
+                if length < low or (high is not None and length > high) or (step and length % step[0]):
+                    expected = f"at least {low}" if high is None else f"{low} to {high}"
+                    steps = f" in steps of {step[0]}" if step else ""
+                    raise ValueError(f"The `{axis}` of `{name}` is {length}, expected {expected}{steps}.")
+        return program(**inputs)
+
+    return run
+
+
 def _write_onnx(program, graph, outputs, path):
     try:
         import onnxscript  # noqa: F401  torch's exporter needs it

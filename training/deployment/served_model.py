@@ -13,7 +13,7 @@ from .exporting import MANIFEST
 from .graphs import graphs_of
 from .loading import load_model, load_processor
 from .multimodal_graphs import score_constants
-from .programs import Program, open_program
+from .programs import Program, check_lengths, open_program
 
 TEXT = {"input_ids", "attention_mask"}  # of the beginning of a caption, which its encoder does not read
 
@@ -70,7 +70,10 @@ def open_served_model(name_or_path: str | Path) -> ServedModel:
 
 def _open_export(manifest, processor):
     folder, told = manifest.parent, json.loads(manifest.read_text())
-    programs = {name: open_program(folder / graph["file"], graph["outputs"]) for name, graph in told["graphs"].items()}
+    programs = {
+        name: check_lengths(open_program(folder / graph["file"], graph["outputs"]), graph)
+        for name, graph in told["graphs"].items()
+    }
     config = AutoConfig.from_pretrained(folder)
     generate = None
     if "decoder" in programs:

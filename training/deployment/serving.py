@@ -108,7 +108,7 @@ async def _read_request(request: Request, max_bytes: int) -> dict:
     if kind == "application/json":
         try:
             given = json.loads(await request.body())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter: nested too deeply
             raise HTTPException(400, f"The request's body is no JSON: {error}") from error
         if not isinstance(given, dict):
             raise HTTPException(422, f"Expected a JSON object, got {type(given).__name__}.")

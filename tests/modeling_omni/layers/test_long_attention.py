@@ -99,6 +99,36 @@ def test_random_features_survive_large_keys():
     assert output.abs().max() <= value.abs().max() * 1.001  # a mean of values
 
 
+# title -> length of keys, of those that are not there, and which of 12 are not there in each of two samples
+MASKED_KEYS = {
+    "a sample without any": (1.0, 1.0, range(0), range(12)),
+    "padding that fills segments": (1.0, 1.0, range(9), range(2)),
+    "small ones among large ones": (100.0, 0.1, range(3), range(10, 12)),
+}
+
+
+@pytest.mark.parametrize("is_causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize("title", MASKED_KEYS)
+def test_masked_keys_have_no_part_in_gradients_of_random_features(title, is_causal, monkeypatch):
+    monkeypatch.setattr(linear, "CHUNK", 4)
+    monkeypatch.setattr(linear, "SEGMENT_NUMBERS", 1)  # segments of one chunk
+    length, length_of_masked, *masked = MASKED_KEYS[title]
+    there = torch.tensor([[place not in places for place in range(12)] for places in masked])[:, None, :, None]
+    feature_map, (query, key, value) = RandomFeatures(WIDTH, 11).double(), states(12)
+    key = torch.nn.functional.normalize(key, dim=-1) * torch.where(there, length, length_of_masked)
+    given = [query, key.detach().requires_grad_(), value]
+    output = linear.linear_attention(*given, feature_map, there[:, 0, :, 0], is_causal)
+    found = torch.autograd.grad((output * there).sum(), given)  # of the real queries
+    for row, real in enumerate(there[:, 0, :, 0]):
+        gradients = [gradient[row : row + 1] for gradient in found]
+        alone = [tensor[row : row + 1, :, real].detach().requires_grad_() for tensor in given]
+        assert all((gradient[:, :, ~real] == 0).all() for gradient in gradients)
+        if real.any():
+            output = linear.linear_attention(*alone, feature_map, None, is_causal)
+            for gradient, expected in zip(gradients, torch.autograd.grad(output.sum(), alone)):
+                torch.testing.assert_close(gradient[:, :, real], expected, rtol=1e-7, atol=1e-9)
+
+
 def test_half_precision_sums_do_not_overflow():
     length = 3000
     query, key = (torch.full((1, 1, length, WIDTH), 5.0, dtype=torch.float16) for _ in range(2))

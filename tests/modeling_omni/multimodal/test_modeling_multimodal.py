@@ -4,8 +4,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BertConfig, VideoMAEConfig, ViTConfig, ViTModel, Wav2Vec2Config
 
-from omnilatent import MultiModalForClassification, MultiModalForRetrieval, MultiModalTransformer, create_model
+from omnilatent import (
+    EncoderConfig,
+    MultiModalForClassification,
+    MultiModalForRetrieval,
+    MultiModalTransformer,
+    create_model,
+)
 from omnilatent.configuration.multimodal_presets import list_presets
+from omnilatent.modeling_omni.multimodal.token_encoder import TokenEncoder
 
 from .conftest import LAYERS, make_config, make_inputs, randomise
 
@@ -47,6 +54,23 @@ def test_padding_changes_nothing_in_any_encoder(position, attention, side):
     model, inputs = randomise(MultiModalTransformer(config)), make_inputs()
     expected = model(**inputs).pooler_output
     torch.testing.assert_close(model(**pad_text(inputs, side)).pooler_output, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("second", ["image", "video"])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("attention", KINDS)
+def test_a_mask_that_lets_all_through_changes_nothing(second, position, attention):
+    if position == "relative" and attention in ("linear", "performer"):
+        pytest.skip("refused: see tests of the config")
+    window = {"window_size": 2} if attention == "sparse" else {}
+    part = {**LAYERS, "position": position, "attention": {"num_attention_heads": 3, "kind": attention, **window}}
+    config = make_config(second).second_config.to_dict() | part
+    model = randomise(TokenEncoder(EncoderConfig.from_dict(config)))
+    ((name, values),) = ((name, values) for name, values in make_inputs(second).items() if name != "input_ids")
+    mask = torch.ones(2, 6 if second == "video" else 9)
+    expected = model(**{name: values}).last_hidden_state
+    found = model(**{name: values}, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
