@@ -93,10 +93,16 @@ class KnownWords:
                     f"{word!r} is a setting of training, not of the model: pass it as "
                     f"`TrainingArguments({TRAINING_WORDS[word]}=...)`."
                 )
-            choices = [*(field.name for field in fields(cls)), *cls.attribute_map, *TRAINING_WORDS]
-            close = difflib.get_close_matches(word, choices, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{cls.__name__} has no setting {word!r}.{hint}")
+            raise ValueError(f"{cls.__name__} has no setting {word!r}.{cls.hint(word)}")
+
+    @classmethod
+    def hint(cls, word: str) -> str:
+        """What an unknown word may have been meant for, as a sentence with a space before it, or nothing."""
+        names = [field.name for field in fields(cls)]
+        close = difflib.get_close_matches(word, [*names, *cls.attribute_map, *TRAINING_WORDS], n=1)
+        if word.removesuffix("_config") in names:  # some parts are called so, and some not
+            close = [word.removesuffix("_config")]
+        return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _class_of_part(part: SubConfigSpec, words: Any) -> type[KnownWords] | None:

@@ -1,9 +1,7 @@
 """Configs of the multimodal models as JSON files."""
 
-import difflib
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
@@ -54,7 +52,7 @@ def load_preset(preset: str | os.PathLike, **settings) -> MultiModalConfig:
     try:
         return MultiModalConfig(**{name: value for name, value in words.items() if name != "model_type"} | settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {_find_part(words, MultiModalConfig)}{error}") from error
 
 
 def find_preset(preset: str | os.PathLike) -> Path:
@@ -78,16 +76,33 @@ def _refuse_unknown(path: Path, words: dict, config_class: type[PreTrainedConfig
     """Raise for a word in `words`, or in the objects in it, that its config class does not know."""
     for word, value in words.items():
         if not config_class.knows(word):
-            close = difflib.get_close_matches(word, [field.name for field in fields(config_class)], n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"{path}: {place + word!r} with the value {value!r} is no setting of {config_class.__name__}.{hint}"
+                f"{path}: {place + word!r} with the value {value!r} is no setting of {config_class.__name__}."
+                f"{config_class.hint(word)}"
             )
-        part = config_class.sub_configs_defaults.get(word)
-        if part is None or not isinstance(value, dict):
-            continue
-        of_type = value.get("model_type", EncoderConfig.model_type)
-        ours = EncoderConfig if of_type == EncoderConfig.model_type else None  # other encoders: transformers' words
-        part_class = part.config_class if issubclass(part.config_class, KnownWords) else ours
+        part_class = _class_of_part(config_class, word, value)
         if part_class is not None:
             _refuse_unknown(path, value, part_class, f"{place}{word}.")
+
+
+def _find_part(words: dict, config_class: type[PreTrainedConfig]) -> str:
+    """The innermost part that cannot be made by itself, as in "text_config.attention: ", or nothing."""
+    for word, value in words.items():
+        part_class = _class_of_part(config_class, word, value)
+        if part_class is None:
+            continue
+        try:
+            part_class(**{name: one for name, one in value.items() if name != "model_type"})
+        except (ValueError, TypeError, StrictDataclassError):
+            return f"{word}.{inner}" if (inner := _find_part(value, part_class)) else f"{word}: "
+    return ""
+
+
+def _class_of_part(config_class: type[PreTrainedConfig], word: str, value) -> type[PreTrainedConfig] | None:
+    """Our config class of an object in a file; other encoders have transformers' words."""
+    part = config_class.sub_configs_defaults.get(word)
+    if part is None or not isinstance(value, dict):
+        return None
+    of_type = value.get("model_type", EncoderConfig.model_type)
+    ours = EncoderConfig if of_type == EncoderConfig.model_type else None
+    return part.config_class if issubclass(part.config_class, KnownWords) else ours

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 
 from ..configuration.configuration_relpos_vit import as_pair
 from ..modeling_omni.layers.relative_bias import RelativePositionTable
@@ -38,6 +44,11 @@ def visualize_model(
         picture = open_picture(str(image))
     except BadSampleError as error:
         raise ValueError(f"{image} cannot be read: {error}") from None
+    config = AutoConfig.from_pretrained(model)
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f"{model} is no classifier of images: it holds {', '.join(config.architectures or ['a model'])}."
+        )
     processor = AutoImageProcessor.from_pretrained(model)
     # only this kernel writes the weights out
     model = AutoModelForImageClassification.from_pretrained(model, attn_implementation="eager").eval()

@@ -161,3 +161,22 @@ def test_models_of_presets():
         create_model("tiny_text_image_model", task="singing")
     with pytest.raises(ValueError, match="num_labels"):
         create_model(MultiModalConfig.tiny(), num_labels=3)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        (("text_config",), {"hidden_size": "big"}, "text_config: .*hidden_size"),
+        (("fusion", "attention"), {"kind": "dense"}, "fusion.attention: .*kind"),
+        ((), {"fusion_config": {}}, "Did you mean 'fusion'"),
+    ],
+)
+def test_what_is_wrong_in_a_preset_is_told_with_its_place(part, change, message, tmp_path):
+    words = json.loads(find_preset("tiny_text_image_model").read_text())
+    inner = words
+    for word in part:
+        inner = inner[word]
+    inner.update(change)
+    (tmp_path / "mine.json").write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=f"(?s)mine.json: .*{message}"):
+        load_preset(tmp_path / "mine.json")

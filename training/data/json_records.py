@@ -1,4 +1,4 @@
-"""Records of JSON files, a list or one object a line, each with the line that it begins on."""
+"""Records of JSON files, a list or one object a line, each with the place where it begins."""
 
 import json
 import os
@@ -15,7 +15,7 @@ class Record(NamedTuple):
     """What a table says of one sample, and where."""
 
     file: str
-    line: int | str  # from 1 in a file; "row 3" in a table
+    line: int | str  # from 1 in JSON lines; "line 5, entry 0" in a list, "row 3" in a table
     values: Mapping
 
 
@@ -67,10 +67,10 @@ def _line_entries(path, text) -> Iterator[tuple[int, object]]:
             yield line, BadSample(str(path), line, f"no JSON ({error}): {shorten(content.strip())}")
 
 
-def _list_entries(path, text) -> Iterator[tuple[int, object]]:
+def _list_entries(path, text) -> Iterator[tuple[str, object]]:
     decoder = json.JSONDecoder()
     place = _skip_white(text, text.index("[") + 1)
-    line, counted = 1, 0
+    line, counted, entry = 1, 0, 0
     closed = text[place : place + 1] == "]"
     place += closed
     while not closed:
@@ -83,7 +83,8 @@ def _list_entries(path, text) -> Iterator[tuple[int, object]]:
                 f"{path}, line {text.count(chr(10), 0, at) + 1}: the list is broken ({error}): "
                 f"{shorten(text[max(place, at - 20) :].split(chr(10))[0])}"
             ) from None
-        yield line, value
+        yield f"line {line}, entry {entry}", value  # a list may be all in one line
+        entry += 1
         place = _skip_white(text, end)
         mark = text[place : place + 1]
         if mark not in (",", "]"):

@@ -210,7 +210,9 @@ def test_a_bad_line_is_left_out_and_told(folder, bad, told):
 
 def test_lines_are_counted_in_lists_as_well(folder):
     (folder / "data.json").write_text(json.dumps([caption(0), caption(9), caption(1)], indent=1))
-    assert only_bad(CaptioningDataset(folder / "data.json")).startswith(f"{folder / 'data.json'}, line 6: the picture")
+    assert only_bad(CaptioningDataset(folder / "data.json")).startswith(
+        f"{folder / 'data.json'}, line 6, entry 1: the picture"
+    )
 
 
 def test_what_is_left_out_is_logged_once(folder, caplog):
