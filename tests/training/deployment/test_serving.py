@@ -1,7 +1,9 @@
 """The server answers as the model does, and says what is wrong with a request."""
 
 import base64
+import copy
 import io
+import json
 import re
 import socket
 import subprocess
@@ -22,8 +24,13 @@ from omnilatent import (
     RelPosViTForImageClassification,
 )
 from omnilatent.training import cli
+from omnilatent.training.deployment import served_model
+from omnilatent.training.deployment.graphs import graphs_of
+from omnilatent.training.deployment.programs import check_lengths
 from omnilatent.training.deployment.served_model import open_served_model
 from omnilatent.training.deployment.serving import make_app
+
+from .conftest import make_task_model
 
 RED, BLUE = Image.new("RGB", (60, 50), "red"), Image.new("RGB", (40, 70), "blue")
 
@@ -128,6 +135,52 @@ def test_an_exported_captioner_answers_as_the_model_does(task_models, onnx_expor
 
 
 @torch.no_grad()
+def test_captions_end_where_the_decoder_has_no_more_positions(tmp_path):
+    layers = {"hidden_size": 32, "num_hidden_layers": 1, "attention": {"num_attention_heads": 2}}
+    decoder = {**layers, "vocab_size": 384, "max_position_embeddings": 16, "position": "learned", "eos_token_id": 383}
+    model = make_task_model("captioning", decoder_config=decoder)
+    processor = MultiModalProcessor.from_config(model.config)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    client = TestClient(make_app(open_served_model(tmp_path)), base_url="http://127.0.0.1")
+    for prompt in ("", "two", "a" * 15):
+        response = client.post("/caption", json={"image": in_base64(RED), "prompt": prompt, "max_new_tokens": 100})
+        inputs = processor(**({"text": prompt} if prompt else {}), images=RED, return_tensors="pt")
+        ids = model.generate(**inputs, max_new_tokens=16 - len(prompt))[0]
+        assert len(ids) == 17  # BOS, and one token from each position
+        assert response.json() == {"caption": processor.tokenizer.decode(ids, skip_special_tokens=True)}
+    refused = client.post("/caption", json={"image": in_base64(RED), "prompt": "a" * 16})
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "prompt: expected at most 15 tokens, got 16"
+
+
+def test_an_exported_model_refuses_lengths_it_was_not_exported_for(task_models, tmp_path, monkeypatch):
+    model, processor, _ = task_models("vqa")
+    (graph,) = graphs_of(model)
+    inputs = {name: {"shape": list(spec.shape)} for name, spec in graph.inputs.items()}
+    told = {"file": "model.onnx", "inputs": inputs, "axes": {"batch": [1, None], **graph.axes}, "outputs": ["logits"]}
+    manifest = {"model_class": type(model).__name__, "constants": {}, "graphs": {"model": told}}
+    (tmp_path / "export.json").write_text(json.dumps(manifest))
+    model.config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    monkeypatch.setattr(served_model, "open_program", lambda *args: lambda **inputs: {"logits": torch.zeros(1, 3)})
+    client = TestClient(make_app(open_served_model(tmp_path)), base_url="http://127.0.0.1")
+    assert client.post("/answer", json={"image": in_base64(RED), "question": "a" * 48}).status_code == 200
+    response = client.post("/answer", json={"image": in_base64(RED), "question": "a" * 3000})
+    assert response.status_code == 422
+    assert response.json()["detail"] == "The `text_length` of `input_ids` is 3000, expected 1 to 48."
+
+    spectrogram = {
+        "inputs": {"sounds": {"shape": ["batch", 7, "frames"]}},
+        "axes": {"batch": [1, None], "frames": [8, 20, 4]},
+    }
+    program = check_lengths(lambda sounds: {"length": sounds.shape[-1]}, spectrogram)
+    assert program(sounds=torch.zeros(3, 7, 12)) == {"length": 12}
+    with pytest.raises(ValueError, match="`frames` of `sounds` is 13, expected 8 to 20 in steps of 4"):
+        program(sounds=torch.zeros(3, 7, 13))
+
+
+@torch.no_grad()
 def test_written_answers_and_labels_of_texts_with_images(task_models, clients):
     model, processor, _ = task_models("generation")
     fields = {"image": in_base64(RED), "question": "what is it?", "max_new_tokens": 5}
@@ -142,6 +195,23 @@ def test_written_answers_and_labels_of_texts_with_images(task_models, clients):
     assert [given[name] for name in model.config.id2label.values()] == pytest.approx(
         logits.softmax(-1).tolist(), abs=1e-5
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
+def test_answers_of_which_several_may_be_true_have_probabilities_of_their_own(problem_type, task_models, tmp_path):
+    model, processor, _ = task_models("vqa")
+    model = copy.deepcopy(model)
+    model.config.problem_type = problem_type
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    client = TestClient(make_app(open_served_model(tmp_path)), base_url="http://127.0.0.1")
+    given = client.post("/answer", json={"image": in_base64(RED), "question": "which?"}).json()["answers"]
+    logits = model(**processor(text="which?", images=RED, return_tensors="pt")).logits[0]
+    independent = problem_type == "multi_label_classification"
+    expected = 1 / (1 + (-logits).exp()) if independent else logits.exp() / logits.exp().sum()
+    scores = {entry["label"]: entry["score"] for entry in given}
+    assert [scores[name] for name in model.config.id2label.values()] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @torch.no_grad()
@@ -199,6 +269,7 @@ WRONG = {
     ),
     "long question": ({"json": {"image": in_base64(RED), "question": "a" * 99}}, 422, "makes 99 tokens"),
     "broken JSON": ({"content": "{", "headers": JSON}, 400, "no JSON: .*column 2"),
+    "nested JSON": ({"content": "[" * 90_000, "headers": JSON}, 400, "no JSON: .*recursion"),
     "a list": ({"json": [1]}, 422, "Expected a JSON object, got list"),
     "text": (
         {"content": "hello", "headers": {"content-type": "text/plain"}},
