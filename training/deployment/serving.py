@@ -37,11 +37,12 @@ def make_app(served: ServedModel, allowed_hosts: tuple[str, ...] = LOOPBACK, max
     """
     endpoints = endpoints_of(served)
     app = FastAPI(title=f"omnilatent: {served.model_class}")
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
+    named = [f"[{host}]" if ":" in host else host for host in allowed_hosts]  # `Host: [::1]:8000`
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=named)
     lock = threading.Lock()  # one request at a time computes; others wait, and are read meanwhile
 
     def compute(endpoint: Endpoint, given: dict) -> dict:
-        fields = endpoint.fields.model_validate(given)
+        fields = endpoint.fields.read(given)
         with lock, torch.inference_mode():
             return endpoint.answer(served, fields)
 
