@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from .request_fields import (
     CaptionFields,
@@ -16,6 +15,7 @@ from .request_fields import (
     ClassifyWithTextFields,
     EmbedFields,
     QuestionFields,
+    RequestFields,
     SimilarityFields,
     WrittenAnswerFields,
 )
@@ -31,7 +31,7 @@ class Endpoint:
         summary: One line for the documentation.
     """
 
-    fields: type[BaseModel]
+    fields: type[RequestFields]
     answer: Callable[[ServedModel, Any], dict]
     summary: str
 

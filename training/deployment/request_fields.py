@@ -5,17 +5,30 @@ import binascii
 import io
 from typing import Annotated
 
-from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from PIL import Image, ImageOps
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-MOST_PIXELS = 25_000_000
+MOST_PIXELS = 25_000_000  # of a picture
+MOST_PIXELS_TOGETHER = 50_000_000  # of all pictures of a request: decoded they take 150 MB
 MOST_ITEMS = 64  # of a list
 MOST_CHARACTERS = 10_000
 
 
-def read_picture(given: str | bytes) -> Image.Image:
-    """The picture in an uploaded file or in base64, which may begin as a data URL does.
+def read_picture(given: str | bytes, info: ValidationInfo) -> Image.Image:
+    """The picture in an uploaded file or in base64, which may begin as a data URL does; upright, as `datasets` gives
+    pictures to training.
+
+    Args:
+        info: Its context counts under "pixels" those of the request so far.
 
     Raises:
         ValueError: for other types, broken base64, files that are no picture, and pictures that are too large.
@@ -37,8 +50,14 @@ def read_picture(given: str | bytes) -> Image.Image:
         ) from error
     if picture.width * picture.height > MOST_PIXELS:
         raise ValueError(f"expected at most {MOST_PIXELS} pixels, got {picture.width} x {picture.height}")
+    info.context["pixels"] += picture.width * picture.height
+    if info.context["pixels"] > MOST_PIXELS_TOGETHER:
+        raise ValueError(
+            f"expected at most {MOST_PIXELS_TOGETHER} pixels in all pictures of a request, got "
+            f"{info.context['pixels']} up to this one"
+        )
     try:
-        return picture.convert("RGB")
+        return ImageOps.exif_transpose(picture).convert("RGB")
     except Exception as error:
         raise ValueError(f"the {picture.format} file is broken: {error}") from error
 
@@ -49,11 +68,16 @@ Picture = Annotated[
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
 
 
-class _Fields(BaseModel):
+class RequestFields(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
+    @classmethod
+    def read(cls, given: dict):
+        """The fields of a request, checked."""
+        return cls.model_validate(given, context={"pixels": 0})
 
-class ClassifyFields(_Fields):
+
+class ClassifyFields(RequestFields):
     image: Picture
     top_k: int = Field(5, ge=1, le=1000)
 
@@ -62,25 +86,25 @@ class ClassifyWithTextFields(ClassifyFields):
     text: Text
 
 
-class QuestionFields(_Fields):
+class QuestionFields(RequestFields):
     image: Picture
     question: Text
     top_k: int = Field(5, ge=1, le=1000)
 
 
-class WrittenAnswerFields(_Fields):
+class WrittenAnswerFields(RequestFields):
     image: Picture
     question: Text
     max_new_tokens: int = Field(32, ge=1, le=512)
 
 
-class CaptionFields(_Fields):
+class CaptionFields(RequestFields):
     image: Picture
     prompt: str = Field("", max_length=MOST_CHARACTERS)
     max_new_tokens: int = Field(64, ge=1, le=512)
 
 
-class EmbedFields(_Fields):
+class EmbedFields(RequestFields):
     texts: list[Text] = Field([], max_length=MOST_ITEMS)
     images: list[Picture] = Field([], max_length=MOST_ITEMS)
 
@@ -91,6 +115,6 @@ class EmbedFields(_Fields):
         return self
 
 
-class SimilarityFields(_Fields):
+class SimilarityFields(RequestFields):
     texts: list[Text] = Field(min_length=1, max_length=MOST_ITEMS)
     images: list[Picture] = Field(min_length=1, max_length=MOST_ITEMS)

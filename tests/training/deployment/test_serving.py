@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 
+import datasets
 import httpx
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import BertConfig, BertTokenizer, ViTConfig, ViTImageProcessor
 from transformers.models.vit import ViTImageProcessorPil
 
@@ -27,6 +28,7 @@ from omnilatent.training import cli
 from omnilatent.training.deployment import served_model
 from omnilatent.training.deployment.graphs import graphs_of
 from omnilatent.training.deployment.programs import check_lengths
+from omnilatent.training.deployment.request_fields import ClassifyFields
 from omnilatent.training.deployment.served_model import open_served_model
 from omnilatent.training.deployment.serving import make_app
 
@@ -307,6 +309,40 @@ def test_a_large_picture_in_a_small_file_is_refused(clients):
     response = clients("vqa").post("/answer", files={"image": ("b.png", png(bomb))}, data={"question": "a"})
     assert response.status_code == 422
     assert "expected at most 25000000 pixels, got 6000 x 6000" in response.json()["detail"]
+
+
+def test_pictures_of_a_request_are_limited_together(clients):
+    half = in_base64(Image.new("1", (5000, 4000)))
+    fields = {"texts": ["a"], "images": [half, half, half]}
+    response = clients("retrieval").post("/embed", json=fields)
+    assert response.status_code == 422
+    assert response.json()["detail"] == (
+        "images.2: expected at most 50000000 pixels in all pictures of a request, got 60000000 up to this one"
+    )
+    fields["images"] = [in_base64(RED)]  # each request is counted by itself
+    assert clients("retrieval").post("/embed", json=fields).status_code == 200
+
+
+def test_pictures_are_turned_upright_as_for_training():
+    stored = Image.new("RGB", (64, 32), "blue")
+    stored.paste("red", (0, 0, 32, 32))  # the left half, which orientation 6 shows above
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    stored.save(file, "PNG", exif=exif)
+    picture = ClassifyFields.read({"image": file.getvalue()}).image
+    assert picture.size == (32, 64)
+    assert picture.getpixel((16, 8)) == (255, 0, 0) and picture.getpixel((16, 56)) == (0, 0, 255)
+    trained_on = datasets.Image().decode_example({"bytes": file.getvalue(), "path": None})
+    assert picture.tobytes() == trained_on.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("[::1]:8000", 200), ("[::1]", 200), ("127.0.0.1:8000", 200), ("[::2]:8000", 400), ("a.example", 400)],
+)
+def test_a_server_is_called_by_its_own_addresses_alone(host, status, clients):
+    assert clients("vqa").get("/health", headers={"host": host}).status_code == status
 
 
 def test_a_model_without_processor_or_endpoint_is_not_served(task_models, tmp_path):
