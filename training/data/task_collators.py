@@ -4,13 +4,14 @@ Shapes: B batch, T text tokens, L target tokens, A answers or classes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ...configuration.modalities import IGNORE_INDEX
-from .task_datasets import id_of
+from .task_datasets import id_of, id_of_picture
 from .vqa_scores import answer_scores
 
 
@@ -23,6 +24,8 @@ class TaskCollator:
         max_length: Most tokens of a text; the rest is cut off. `None`: all.
         training: Draw one of several captions at random; otherwise the first is taken.
     """
+
+    drawn: ClassVar[str | None] = None  # where a sample has texts of which training draws one
 
     def __init__(self, processor, max_length: int | None = None, training: bool = True):
         self.processor = processor
@@ -76,6 +79,10 @@ class TaskCollator:
         end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         return torch.tensor([*ids, end])
 
+    def draws(self, sample: Mapping) -> bool:
+        """Whether this sample may be another each time."""
+        return self.training and self.drawn is not None and len(set(sample[self.drawn])) > 1
+
     def choose(self, captions: Sequence[str]) -> str:
         if len(captions) == 1 or not self.training:
             return captions[0]
@@ -85,13 +92,21 @@ class TaskCollator:
 class RetrievalCollator(TaskCollator):
     """
     Pictures and captions, as [`ImageTextDataset`] has them: `pixel_values`, `input_ids` and `attention_mask` (B, T),
-    and `sample_ids` (B,), equal ones being the same caption.
+    and `sample_ids` (B,), equal ones being the same caption. Beside training also `caption_ids` and `image_ids` (B,),
+    equal ones being the same words and the same picture.
     """
+
+    drawn = "captions"
 
     def encode_words(self, sample):
         caption = self.choose(sample["captions"])
-        sample_id = sample["sample_id"] if "sample_id" in sample else id_of(caption)  # a stream has none
-        return {"input_ids": self.to_ids(caption), "sample_ids": torch.tensor(sample_id)}
+        caption_id = id_of(caption)
+        sample_id = sample.get("sample_id", caption_id)  # a stream has none
+        encoded = {"input_ids": self.to_ids(caption), "sample_ids": torch.tensor(sample_id)}
+        if self.training:
+            return encoded
+        picture_id = id_of_picture(sample["image"])
+        return {**encoded, "caption_ids": torch.tensor(caption_id), "image_ids": torch.tensor(picture_id)}
 
 
 class VQACollator(TaskCollator):
@@ -127,7 +142,7 @@ class VQACollator(TaskCollator):
 class ClassificationCollator(TaskCollator):
     """
     Pictures, texts and, as `labels`, class ids (B,), with -100 for an unknown one, or, if samples have several labels,
-    (B, A) of 0 and 1.
+    (B, A) of 0 and 1. Beside training also `references`: for each picture the list of its labels, known or not.
 
     Args:
         labels: The known ones, in the order of the classes.
@@ -141,10 +156,11 @@ class ClassificationCollator(TaskCollator):
         self.several = several
 
     def encode_words(self, sample):
-        return {"input_ids": self.to_ids(sample["text"]), "labels": self._labels(sample["label"])}
+        given = sample["label"] if isinstance(sample["label"], list) else [sample["label"]]
+        encoded = {"input_ids": self.to_ids(sample["text"]), "labels": self._labels(given)}
+        return encoded if self.training else {**encoded, "references": given}
 
-    def _labels(self, label):
-        given = label if isinstance(label, list) else [label]
+    def _labels(self, given):
         if not self.several:
             return torch.tensor(self.ids.get(given[0], IGNORE_INDEX))
         return torch.zeros(len(self.ids)).index_fill(
@@ -158,6 +174,8 @@ class CaptioningCollator(TaskCollator):
     `references`: for each picture the list of its captions.
     """
 
+    drawn = "captions"
+
     def encode_words(self, sample):
         encoded = {"labels": self.to_target_ids(self.choose(sample["captions"]))}
         return encoded if self.training else {**encoded, "references": sample["captions"]}
@@ -169,6 +187,8 @@ class WrittenAnswersCollator(TaskCollator):
     training also `references`: for each question all its answers.
     """
 
+    drawn = "answers"
+
     def encode_words(self, sample):
         encoded = {
             "input_ids": self.to_ids(sample["question"]),
@@ -179,6 +199,8 @@ class WrittenAnswersCollator(TaskCollator):
 
 class DrawingCollator(TaskCollator):
     """Captions and, as `labels` (B, C, H, W), the pictures to draw for them."""
+
+    drawn = "captions"
 
     def encode(self, samples):
         encoded = super().encode(samples)

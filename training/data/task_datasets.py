@@ -3,6 +3,8 @@
 from collections import Counter
 from hashlib import blake2b
 
+from PIL import Image
+
 from .multimodal_dataset import MultiModalDataset, by_frequency
 from .sample_readers import CaptionReader, QuestionReader
 
@@ -29,11 +31,10 @@ class ImageTextDataset(MultiModalDataset):
     reader_class = CaptionReader
 
     def finish(self) -> None:
-        pictures = Counter(sample["image"] for sample in self.samples if isinstance(sample["image"], str))
-        by_picture = any(count > 1 for count in pictures.values())
-        for sample in self.samples:
-            key = sample["image"] if by_picture and isinstance(sample["image"], str) else sample["captions"][0]
-            sample["sample_id"] = id_of(key)
+        pictures = [id_of_picture(sample["image"]) for sample in self.samples]
+        by_picture = any(count > 1 for count in Counter(pictures).values())
+        for sample, picture in zip(self.samples, pictures):
+            sample["sample_id"] = picture if by_picture else id_of(sample["captions"][0])
 
 
 class CaptioningDataset(MultiModalDataset):
@@ -82,6 +83,14 @@ class VQADataset(MultiModalDataset):
         self.known = self.known or by_frequency(answer for sample in self.samples for answer in sample["answers"])
 
 
-def id_of(words: str) -> int:
+def id_of(words: str | bytes) -> int:
     """The same number for the same words in every process, below 2**63."""
-    return int.from_bytes(blake2b(words.encode(), digest_size=8).digest()) >> 1
+    words = words.encode() if isinstance(words, str) else words
+    return int.from_bytes(blake2b(words, digest_size=8).digest()) >> 1
+
+
+def id_of_picture(picture: str | bytes | Image.Image) -> int:
+    """The same number for the same path, file or pixels; those of one picture in several forms differ."""
+    if not isinstance(picture, Image.Image):
+        return id_of(picture)
+    return id_of(f"{picture.mode} {picture.size}".encode() + picture.tobytes())

@@ -49,8 +49,8 @@ def open_samples(
 
 
 def fit_in_memory(samples, collator, most: int = MEMORY):
-    """Samples encoded once, if all of them take fewer bytes than that; otherwise as they are."""
-    if isinstance(samples, SampleStream):
+    """Samples encoded once, if all of them take fewer bytes than that and none is drawn anew; otherwise as they are."""
+    if isinstance(samples, SampleStream) or any(map(collator.draws, samples.samples)):
         return samples
     (one,) = collator.encode([samples[0]])
     size = sum(values.nbytes for values in one.values() if hasattr(values, "nbytes"))

@@ -32,11 +32,12 @@ def finetune(options: Namespace) -> TaskTrainer:
     set_seed(options.seed)
     task_class = TASKS[options.task]
     train, val, known = open_data(task_class, options)
-    model, processor = open_model(task_class, options, train, known)
+    several = has_several(task_class, train)
+    model, processor = open_model(task_class, options, train, known, several)
     task = task_class(
         processor,
         known=known,
-        several=has_several(task_class, train),
+        several=several,
         max_length=longest_text(model, options.max_length),
         num_beams=options.num_beams,
     )
@@ -45,7 +46,7 @@ def finetune(options: Namespace) -> TaskTrainer:
         model,
         make_arguments(options, train, metric),
         task,
-        train_dataset=fit_in_memory(train, task.collator(training=True)) if draws_nothing(train) else train,
+        train_dataset=fit_in_memory(train, task.collator(training=True)),
         eval_dataset=fit_in_memory(val, task.collator(training=False)),
         callbacks=[EarlyStoppingCallback(options.patience)] if options.patience else None,
     )
@@ -119,21 +120,19 @@ def has_several(task_class: type[FinetuneTask], train) -> bool:
     return any(isinstance(label, list) for label in values)
 
 
-def draws_nothing(train) -> bool:
-    """Whether a sample is the same each time: one with several captions is not."""
-    return isinstance(train, SampleStream) or all(len(sample.get("captions", "x")) == 1 for sample in train.samples)
-
-
 # ---- model
 
 
-def open_model(task_class: type[FinetuneTask], options: Namespace, train, known: list[str]):
+def open_model(task_class: type[FinetuneTask], options: Namespace, train, known: list[str], several: bool):
     """The model that is named, or a new one of the preset, and its processor."""
+    words = label_words(known)
+    if task_class.target == "label":  # a model that is served tells by it what its logits mean
+        words["problem_type"] = "multi_label_classification" if several else "single_label_classification"
     if options.model is not None:
         processor = MultiModalProcessor.from_pretrained(options.model)
-        model = MODELS[task_class.model_task].from_pretrained(options.model, **label_words(known))
+        model = MODELS[task_class.model_task].from_pretrained(options.model, **words)
         return model, processor
-    config = load_preset(options.config, **label_words(known))
+    config = load_preset(options.config, **words)
     tokenizer = open_tokenizer(options.tokenizer, task_class, train)
     if tokenizer is not None:
         fit_vocabulary(config, tokenizer)

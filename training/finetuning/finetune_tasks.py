@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 
-from ...configuration.modalities import IGNORE_INDEX
 from ..data import (
     CaptioningCollator,
     CaptioningDataset,
@@ -23,7 +22,7 @@ from ..data import (
     WrittenAnswersCollator,
 )
 from .classification_metrics import accuracy, f1_score
-from .recall_metrics import retrieval_metrics
+from .recall_metrics import number_pictures, retrieval_metrics
 from .reranking import EncodedPair, rerank_nearest
 from .text_metrics import caption_metrics, vqa_accuracy
 
@@ -94,12 +93,13 @@ class RetrievalTask(FinetuneTask):
         return RetrievalCollator(self.processor, max_length=self.max_length, training=training)
 
     def score(self, model, inputs):
+        ids = inputs["caption_ids"].tolist(), inputs["image_ids"].tolist()
+        inputs = {name: values for name, values in inputs.items() if name not in ("caption_ids", "image_ids")}
         outputs = model(**inputs)
+        embeds = outputs.text_embeds.float().cpu(), outputs.image_embeds.float().cpu()
         rows = [
-            {"text": text, "image": image, "id": sample_id, "loss": outputs.loss.item()}
-            for text, image, sample_id in zip(
-                outputs.text_embeds.float().cpu(), outputs.image_embeds.float().cpu(), inputs["sample_ids"].tolist()
-            )
+            {"text": text, "image": image, "id": caption, "image_id": picture, "loss": outputs.loss.item()}
+            for text, image, caption, picture in zip(*embeds, *ids)
         ]
         if model.config.scoring == "cross":
             for row, pair in zip(rows, EncodedPair.of_batch(model, inputs)):
@@ -108,10 +108,13 @@ class RetrievalTask(FinetuneTask):
 
     def figures(self, model, rows):
         texts, images = (torch.stack([row[name] for row in rows]) for name in ("text", "image"))
-        similarity = texts @ images.T
+        # a picture of several captions is one candidate, not one for each of them
+        firsts, columns = number_pictures(torch.tensor([row["image_id"] for row in rows]))
+        similarity = texts @ images[firsts].T
         if "pair" in rows[0]:
-            similarity = rerank_nearest(model, [row["pair"] for row in rows], similarity)
-        return retrieval_metrics(similarity, torch.tensor([row["id"] for row in rows]))
+            pairs = [row["pair"] for row in rows]
+            similarity = rerank_nearest(model, pairs, similarity, pictures=firsts.tolist())
+        return retrieval_metrics(similarity, torch.tensor([row["id"] for row in rows]), columns=columns)
 
 
 class VQATask(FinetuneTask):
@@ -204,23 +207,27 @@ class ClassificationTask(FinetuneTask):
         )
 
     def score(self, model, inputs):
-        outputs = model(**inputs)
-        labels = inputs["labels"]
-        best = (outputs.logits > 0).long() if self.several else outputs.logits.argmax(dim=-1)
+        outputs = model(**{name: values for name, values in inputs.items() if name != "references"})
+        if self.several:
+            chosen = [row.nonzero().flatten().tolist() for row in outputs.logits > 0]
+        else:
+            chosen = outputs.logits.argmax(dim=-1, keepdim=True).tolist()
         return [
-            {"label": label, "predicted": predicted, "loss": outputs.loss.item()}
-            for label, predicted in zip(labels.tolist(), best.tolist())
+            {"predicted": [self.known[number] for number in row], "references": given, "loss": outputs.loss.item()}
+            for row, given in zip(chosen, inputs["references"])
         ]
 
     def figures(self, model, rows):
-        rows = [row for row in rows if row["label"] != IGNORE_INDEX]
-        labels, predicted = ([row[name] for row in rows] for name in ("label", "predicted"))
+        # by name, as a label that the model does not know has no number
+        predicted, labels = ([row[name] for row in rows] for name in ("predicted", "references"))
         if not self.several:
+            predicted, labels = ([names[0] for names in column] for column in (predicted, labels))
             return {"accuracy": accuracy(predicted, labels), "f1": f1_score(predicted, labels)}
-        labels, predicted = torch.tensor(labels).bool(), torch.tensor(predicted).bool()
-        counted = (labels.sum() + predicted.sum()).item()
-        f1 = 2 * (labels & predicted).sum().item() / counted if counted else 1.0
-        return {"accuracy": (labels == predicted).all(dim=1).float().mean().item(), "f1": f1}
+        predicted, labels = ([set(names) for names in column] for column in (predicted, labels))
+        counted = sum(map(len, predicted)) + sum(map(len, labels))
+        hits = sum(len(ours & theirs) for ours, theirs in zip(predicted, labels))
+        right = sum(ours == theirs for ours, theirs in zip(predicted, labels))
+        return {"accuracy": right / len(rows), "f1": 2 * hits / counted if counted else 1.0}
 
 
 class DrawingTask(FinetuneTask):
@@ -240,13 +247,18 @@ class DrawingTask(FinetuneTask):
         wanted = inputs["labels"]
         own = (outputs.pixel_values - wanted).float().square().flatten(1).mean(dim=1)
         others = (outputs.pixel_values.roll(1, dims=0) - wanted).float().square().flatten(1).mean(dim=1)
+        # a batch of one has no other
+        controls = others.tolist() if len(own) > 1 else [None]
         return [
             {"own": error, "shuffled": control, "loss": outputs.loss.item()}
-            for error, control in zip(own.tolist(), others.tolist())
+            for error, control in zip(own.tolist(), controls)
         ]
 
     def figures(self, model, rows):
-        own, shuffled = (torch.tensor([row[name] for row in rows]).mean() for name in ("own", "shuffled"))
+        both = [row for row in rows if row["shuffled"] is not None]
+        if not both:
+            raise ValueError("Drawn pictures are compared with others of their batch: judge them in batches of two.")
+        own, shuffled = (torch.tensor([row[name] for row in both]).mean() for name in ("own", "shuffled"))
         return {"mse": own.item(), "shuffled_mse": shuffled.item(), "gain": 10 * (shuffled / own).log10().item()}
 
 

@@ -1,6 +1,6 @@
 """Retrieval among samples of which several may be right: recall at k, and what chance would give.
 
-Shapes: n queries, m candidates.
+Shapes: n queries or texts, m candidates or pictures.
 """
 
 from collections.abc import Sequence
@@ -50,21 +50,58 @@ def chance_of_recall(positive: torch.Tensor, rank: int = 1) -> float:
     return 1 - sum(misses) / len(misses)
 
 
-def retrieval_metrics(similarity: torch.Tensor, ids: torch.Tensor, second: str = "image") -> dict[str, float]:
+def number_pictures(image_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    One place for each different picture.
+
+    Args:
+        image_ids: (n,), equal ones are the same picture.
+
+    Returns:
+        `rows` (m,), where each picture stands first, and `columns` (n,), which of the m that of each row is.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from omnilatent.training.finetuning.recall_metrics import number_pictures
+
+    >>> number_pictures(torch.tensor([7, 7, 4, 7, 4]))
+    (tensor([0, 2]), tensor([0, 0, 1, 0, 1]))
+    ```
+    """
+    rows, numbers, columns = [], {}, []
+    for row, image_id in enumerate(image_ids.tolist()):
+        if image_id not in numbers:
+            numbers[image_id] = len(numbers)
+            rows.append(row)
+        columns.append(numbers[image_id])
+    return torch.tensor(rows), torch.tensor(columns)
+
+
+def retrieval_metrics(
+    similarity: torch.Tensor, ids: torch.Tensor, second: str = "image", columns: torch.Tensor | None = None
+) -> dict[str, float]:
     """
     The figures of text against pictures, or another modality, both ways.
 
     Args:
-        similarity: (n, n), rows of texts and columns of pictures; row i belongs to column i.
-        ids: (n,), equal ones are the same caption.
+        similarity: (n, m), rows of texts and columns of different pictures.
+        ids: (n,), equal ones are the same caption, which is right for the pictures of all its rows.
         second: What the columns are.
+        columns: (n,), the column of each text's own picture. `None`: row i belongs to column i.
 
     Returns:
         `text_to_image_R@1`, ... `image_to_text_R@10`; `R@1`, the mean of both ways; `chance`, what chance gives for it.
     """
-    positive = ids[:, None] == ids
+    columns = torch.arange(len(ids)) if columns is None else columns
+    captions = ids.unique(return_inverse=True)[1]
+    right = torch.zeros(len(ids), similarity.shape[1], dtype=torch.bool)  # (captions, m)
+    right[captions, columns] = True
+    positive = right[captions]
     figures = {}
-    for name, matrix in ((f"text_to_{second}", similarity), (f"{second}_to_text", similarity.T)):
-        figures |= {f"{name}_R@{rank}": share for rank, share in recall_among(matrix, positive).items()}
+    ways = ((f"text_to_{second}", similarity, positive), (f"{second}_to_text", similarity.T, positive.T))
+    for name, matrix, wanted in ways:
+        figures |= {f"{name}_R@{rank}": share for rank, share in recall_among(matrix, wanted).items()}
     both = [figures[f"text_to_{second}_R@1"], figures[f"{second}_to_text_R@1"]]
-    return {"R@1": sum(both) / 2, **figures, "chance": chance_of_recall(positive)}
+    return {"R@1": sum(both) / 2, **figures, "chance": (chance_of_recall(positive) + chance_of_recall(positive.T)) / 2}

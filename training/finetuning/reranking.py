@@ -1,6 +1,6 @@
 """Ranks the nearest candidates again by a cross encoder, which reads each pair whole.
 
-Shapes: n samples, T and N tokens of a text and a picture, D their width.
+Shapes: n samples, m different pictures, T and N tokens of a text and a picture, D their width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,11 @@ class EncodedPair(NamedTuple):
 
 
 def rerank_nearest(
-    model, pairs: Sequence[EncodedPair], similarity: torch.Tensor, nearest: int = NEAREST
+    model,
+    pairs: Sequence[EncodedPair],
+    similarity: torch.Tensor,
+    nearest: int = NEAREST,
+    pictures: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """
     A matrix in which each text's nearest pictures, and each picture's nearest texts, are ordered by the cross encoder and
@@ -40,16 +44,18 @@ def rerank_nearest(
     Args:
         model: `MultiModalForRetrieval` with `scoring="cross"`.
         pairs: Of each sample.
-        similarity: (n, n), rows of texts, columns of pictures, by the dual encoder.
+        similarity: (n, m), rows of texts, columns of pictures, by the dual encoder.
         nearest: Candidates of each that are ranked again.
+        pictures: (m,), the pairs whose pictures are the columns. `None`: all.
     """
-    nearest = min(nearest, len(pairs))
     chosen = torch.zeros_like(similarity, dtype=torch.bool)
-    chosen.scatter_(1, similarity.topk(nearest, dim=1).indices, True)
-    chosen.scatter_(0, similarity.topk(nearest, dim=0).indices, True)
+    for dim, candidates in ((1, similarity.shape[1]), (0, similarity.shape[0])):
+        chosen.scatter_(dim, similarity.topk(min(nearest, candidates), dim=dim).indices, True)
     rows, columns = chosen.nonzero(as_tuple=True)
-    device = next(model.parameters()).device
-    sides = [_pad([pair[side] for pair in pairs], device) for side in (0, 1)]
+    weight = next(model.parameters())
+    device = weight.device
+    seconds = [pair.second for pair in pairs] if pictures is None else [pairs[row].second for row in pictures]
+    sides = [_pad(side, device, weight.dtype) for side in ([pair.text for pair in pairs], seconds)]
     with torch.no_grad():
         scores = model.rerank(*sides, rows.to(device), columns.to(device)).float().cpu()
     ranked = similarity - similarity.max() + scores.min() - 1  # all below the lowest that is ranked again
@@ -64,6 +70,6 @@ def _real_tokens(stream: FusedTokens) -> list[torch.Tensor]:
     return [row[mask] for row, mask in zip(tokens, stream.attention_mask.bool().cpu())]
 
 
-def _pad(rows, device) -> FusedTokens:
+def _pad(rows, device, dtype) -> FusedTokens:
     mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-    return FusedTokens(pad_sequence(rows, batch_first=True).to(device), mask.to(device))
+    return FusedTokens(pad_sequence(rows, batch_first=True).to(device, dtype), mask.to(device))

@@ -10,7 +10,10 @@ from .finetune_tasks import FinetuneTask
 class TaskTrainer(WholeCheckpointTrainer):
     """
     A Trainer whose evaluation gives the metrics of a task: whole matrices of retrieval, written texts, and
-    other things that are no logits. Everything else, from accumulation to FSDP, is Trainer's own.
+    other things that are no logits. Everything else, from accumulation to DDP, is Trainer's own.
+
+    Under FSDP a model trains, but is not judged where that bypasses its `forward`: by texts that it writes (captioning,
+    written answers) or by a cross encoder that ranks again. Judge such a model after training, in one process.
 
     Args:
         model: A model of the task.

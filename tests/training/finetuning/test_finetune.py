@@ -154,8 +154,9 @@ def test_several_answers_make_soft_targets_and_several_labels_their_own_loss(run
     (sample / "several.json").write_text(json.dumps(records))
     both = ["--train-data", sample / "several.json", "--val-data", sample / "several.json"]
     assert 0 <= figures_of(run("vqa", *both))["eval_accuracy"] <= 1
-    labelled = figures_of(run("classification", *both, out="labels"))
-    assert {"eval_accuracy", "eval_f1"} <= set(labelled)
+    folder = run("classification", *both, out="labels")
+    assert {"eval_accuracy", "eval_f1"} <= set(figures_of(folder))
+    assert AutoModel.from_pretrained(folder).config.problem_type == "multi_label_classification"
 
 
 # ---- data
