@@ -67,6 +67,14 @@ def add_finetune_options(command: argparse.ArgumentParser) -> None:
     )
     add(data, "--num-classes", type=positive(int), metavar="N", help="keep so many of the commonest answers or labels")
     add(data, "--streaming", action="store_true", help="read datasets as they come; needs --max-steps")
+    add(
+        data,
+        "--shuffle-buffer",
+        type=positive(int),
+        default=1000,
+        metavar="N",
+        help="samples that a stream draws from",
+    )
     add(data, "--max-bad-fraction", type=share, default=0.5, metavar="SHARE", help="of bad samples that ends the run")
     add(data, "--workers", type=not_negative, default=0, metavar="N", help="processes that read samples")
     model = command.add_argument_group("model")

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ...processing.pixels import open_images
 from .bad_samples import BadSampleError
 from .json_records import shorten
 
 PictureSource = str | bytes | Image.Image
+REMOTE = "://"  # in addresses that `datasets` opens, as zip://0.png::pictures.zip or hf://datasets/...
 
 
 def find_picture(value, folder: Path | None) -> PictureSource:
@@ -18,7 +19,8 @@ def find_picture(value, folder: Path | None) -> PictureSource:
     Where the picture of a record is; it is not opened yet.
 
     Args:
-        value: A path, bytes, `{"path", "bytes"}` as `datasets` has it, a `PIL.Image`, or an array (H, W, 3) uint8.
+        value: A path or an address, bytes, `{"path", "bytes"}` as `datasets` has it, a `PIL.Image`, or an array
+            (H, W, 3) uint8.
         folder: What relative paths are relative to.
 
     Raises:
@@ -34,6 +36,8 @@ def find_picture(value, folder: Path | None) -> PictureSource:
         return Image.fromarray(value)
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise BadSampleError(f"expected a picture, got {shorten(repr(value))}")
+    if isinstance(value, str) and REMOTE in value:
+        return value
     path = Path(value) if folder is None else folder / value
     if not path.is_file():
         raise BadSampleError(f"the picture {value} is missing: no file {path}")
@@ -47,9 +51,20 @@ def open_picture(source: PictureSource) -> Image.Image:
     Raises:
         BadSampleError: for what cannot be decoded to its end.
     """
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
+    if isinstance(source, str) and REMOTE in source:
+        source = _open_remote(source)
     try:
+        if isinstance(source, Image.Image):
+            return ImageOps.exif_transpose(source).convert("RGB")
         return open_images(source)
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
         raise BadSampleError(str(error)) from None
+
+
+def _open_remote(address):
+    import datasets
+
+    try:
+        return datasets.Image().decode_example({"path": address, "bytes": None})
+    except Exception as error:  # file systems and decoders have errors of many types
+        raise BadSampleError(f"the picture {address} cannot be read: {error}") from None

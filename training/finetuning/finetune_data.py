@@ -39,11 +39,21 @@ def open_samples(
     name: str,
     streaming: bool = False,
     max_bad_fraction: float = 0.5,
+    seed: int | None = None,
+    buffer_size: int = 1000,
     **settings,
 ) -> MultiModalDataset | SampleStream:
-    """The samples of a task; `settings` as of the class."""
+    """
+    The samples of a task; `settings` as of the class.
+
+    Args:
+        seed: Of the order of a stream, which is another each epoch. `None`: as it comes.
+        buffer_size: Records among which the next of a stream is drawn.
+    """
     source = open_source(name, streaming)
     if streaming and not hasattr(source, "__len__") and not isinstance(source, Path):
+        if seed is not None:
+            source = source.shuffle(seed=seed, buffer_size=buffer_size)
         return dataset_class.stream(source, **settings)
     return dataset_class(source, max_bad_fraction=max_bad_fraction, **settings)
 

@@ -2,6 +2,7 @@
 
 import logging
 from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 
 from transformers import AutoTokenizer, EarlyStoppingCallback, TrainingArguments, set_seed
@@ -20,6 +21,7 @@ from .task_trainer import TaskTrainer
 from .word_tokenizer import learn_words
 
 BYTES, WORDS = "bytes", "words"  # values of --tokenizer that are no names
+FIRST = 64  # samples of a stream that tell whether there are several answers or labels
 
 
 def finetune(options: Namespace) -> TaskTrainer:
@@ -81,9 +83,10 @@ def open_data(task_class: type[FinetuneTask], options: Namespace):
         "streaming": options.streaming,
         "max_bad_fraction": options.max_bad_fraction,
     }
+    order = {"seed": options.seed, "buffer_size": options.shuffle_buffer}
     known = read_known(options) if task_class.has_classes else None
     words = {} if known is None else {"known": known}
-    train = open_samples(task_class.dataset_class, options.train_data, **settings, **words)
+    train = open_samples(task_class.dataset_class, options.train_data, **settings, **order, **words)
     if not task_class.has_classes:
         return train, open_samples(task_class.dataset_class, options.val_data, **settings), []
     if known is None:
@@ -111,10 +114,11 @@ def read_known(options: Namespace) -> list[str] | None:
 
 
 def has_several(task_class: type[FinetuneTask], train) -> bool:
-    """Whether a sample has several answers, or a list of labels."""
-    if task_class.target is None or isinstance(train, SampleStream):
+    """Whether a sample, of a stream one of the first, has several answers, or a list of labels."""
+    if task_class.target is None:
         return False
-    values = [sample[task_class.target] for sample in train.samples]
+    samples = islice(train, FIRST) if isinstance(train, SampleStream) else train.samples
+    values = [sample[task_class.target] for sample in samples]
     if task_class.target == "answers":
         return any(len(answers) > 1 for answers in values)
     return any(isinstance(label, list) for label in values)
@@ -163,16 +167,27 @@ def open_tokenizer(name: str, task_class: type[FinetuneTask], train):
 
 
 def fit_vocabulary(config: MultiModalConfig, tokenizer) -> None:
-    """Give a new model's tables of words the tokenizer's size and its special ids."""
+    """
+    Give a new model's tables of words the tokenizer's size and its special ids. A tokenizer without a padding token, as
+    GPT-2's, pads with the end token, which the mask hides; with one without a begin token, as T5's, texts begin with
+    the padding token, as T5's own do.
+
+    Raises:
+        ValueError: for a tokenizer without an end token.
+    """
+    end = tokenizer.sep_token if tokenizer.eos_token_id is None else tokenizer.eos_token
+    if end is None:
+        raise ValueError(f"The {type(tokenizer).__name__} has neither an EOS nor a SEP token: texts need an end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = end
     if isinstance(config.text_config, EncoderConfig):
         config.text_config.vocab_size = len(tokenizer)
     if config.decoder_config is not None:
-        ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
-        begins = (tokenizer.bos_token_id, tokenizer.cls_token_id)
+        begins = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id)
         config.decoder_config.vocab_size = len(tokenizer)
         config.decoder_config.pad_token_id = tokenizer.pad_token_id
         config.decoder_config.bos_token_id = next(one for one in begins if one is not None)
-        config.decoder_config.eos_token_id = next(one for one in ends if one is not None)
+        config.decoder_config.eos_token_id = tokenizer.convert_tokens_to_ids(end)
 
 
 def longest_text(model, wanted: int | None) -> int | None:
@@ -221,6 +236,7 @@ def make_arguments(options: Namespace, train, metric: str) -> TrainingArguments:
         bf16=is_torch_bf16_gpu_available() and not options.cpu and not options.no_amp,
         use_cpu=options.cpu,
         dataloader_num_workers=options.workers,
+        accelerator_config={"dispatch_batches": False},  # each rank reads for itself: references are no tensors
         remove_unused_columns=False,
         report_to=["tensorboard"] if is_tensorboard_available() else [],
     )

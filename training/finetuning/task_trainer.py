@@ -18,6 +18,8 @@ class TaskTrainer(WholeCheckpointTrainer):
     Args:
         model: A model of the task.
         args: `TrainingArguments`; `remove_unused_columns` must be off, as the collator reads the columns.
+            Streams on several processes need `accelerator_config={"dispatch_batches": False}`; an evaluation then
+            counts some of their samples twice, to fill the last batch of each.
         task: [`FinetuneTask`].
         train_dataset, eval_dataset: Samples of `task.dataset_class`, or streams or [`EncodedDataset`]s of them.
         kwargs: As of Trainer.

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,6 +96,25 @@ def test_pictures_come_in_any_form(form):
     }
     picture = CaptioningDataset([{"image": forms[form], "caption": "x"}])[0]["image"]
     assert picture.mode == "RGB" and picture.size == (7, 5) and picture.getpixel((3, 3))[0] == 255
+
+
+def test_pictures_in_an_archive_are_read(tmp_path):
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "0.png")
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.write(tmp_path / "0.png", "0.png")
+    addresses = [f"zip://{name}::{tmp_path / 'pictures.zip'}" for name in ("0.png", "1.png")]
+    data = CaptioningDataset([{"image": one, "caption": "a"} for one in addresses])
+    assert len(data) == 1 and data[0]["image"].size == (6, 4) and data[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+    assert "1.png" in str(data.bad)
+
+
+def test_decoded_pictures_are_upright_as_files_are(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held sideways
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "0.png", exif=exif)
+    forms = [str(tmp_path / "0.png"), Image.open(tmp_path / "0.png")]
+    data = CaptioningDataset([{"image": form, "caption": "a"} for form in forms])
+    assert [data[index]["image"].size for index in range(2)] == [(4, 6), (4, 6)]
 
 
 def test_equal_captions_and_equal_pictures_have_equal_ids(folder):

@@ -1,14 +1,17 @@
 """Two processes fine-tune one model: the loss and weights of one, judged on every sample once."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from transformers import TrainingArguments
 
 from omnilatent import MultiModalConfig, MultiModalProcessor, create_model
+from omnilatent.training import cli
 from omnilatent.training.data import make_sample_data
 from omnilatent.training.finetuning import TASKS, TaskTrainer
 
@@ -79,3 +82,23 @@ def test_two_processes_train_and_judge_as_one(task, tmp_path, monkeypatch):
     for name, values in alone["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         torch.testing.assert_close(first["weights"][name], values, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def stream_in_process(folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    options = ["--task", "vqa", "--train-data", folder / "table", "--val-data", folder / "table", "--streaming"]
+    options += ["--classes", folder / "classes.txt", "--output-dir", folder / "out", "--max-steps", 2, "--cpu"]
+    assert cli.main(["finetune", *(str(part) for part in [*options, "--batch-size", 2, "--eval-steps", 2])]) == 0
+
+
+def test_two_processes_read_a_stream(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    make_sample_data(tmp_path, num_train=8, num_val=2, size=24)
+    records = json.loads((tmp_path / "train.json").read_text())
+    rows = [{"image": (tmp_path / r["image"]).read_bytes(), "question": "q?", "answer": "red"} for r in records]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "table")
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    debug_launcher(stream_in_process, (tmp_path,))
+    assert 0 <= json.loads((tmp_path / "out/eval_results.json").read_text())["eval_accuracy"] <= 1
+    AcceleratorState._reset_state(reset_partial_state=True)

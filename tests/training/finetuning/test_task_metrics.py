@@ -70,6 +70,20 @@ def test_vqa_accuracy_follows_the_share_of_people():
     assert vqa_accuracy(["yes", "no"], [["yes"], ["yes"]]) == 0.5
 
 
+@pytest.mark.parametrize("words", ["Red", "t-shirt", "3.5", "don't know", "Is it (red), or not?", '1/2 - "no"'])
+def test_what_a_tokenizer_of_words_writes_back_is_right(words):
+    from omnilatent.training.finetuning import learn_words
+
+    tokenizer = learn_words([words])
+    written = tokenizer.decode(tokenizer(words)["input_ids"])
+    assert vqa_accuracy([written], [[words]]) == 1
+    assert vqa_accuracy([written], [[words + "s"]]) == 0
+    text = f"{words} as one of many words"
+    tokenizer = learn_words([text])
+    figures = caption_metrics([tokenizer.decode(tokenizer(text)["input_ids"])], [[text]])
+    assert figures["exact"] == 1 and figures["bleu"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("metric", [caption_metrics, vqa_accuracy])
 def test_numbers_that_differ_are_refused(metric):
     with pytest.raises(ValueError, match="Expected"):
