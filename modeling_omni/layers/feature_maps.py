@@ -76,8 +76,9 @@ class RandomFeatures(FeatureMap):
 
     def keys(self, states, scaling, there, top):
         exponents = self._exponents(states, scaling)
-        seen = exponents.detach() if there is None else exponents.detach().masked_fill(~there, float("-inf"))
-        top = torch.maximum(top, seen.amax(dim=(-2, -1), keepdim=True))
+        if there is not None:  # before exp: one above the top may overflow, and 0 times its infinite slope is NaN
+            exponents = exponents.masked_fill(~there, float("-inf"))
+        top = torch.maximum(top, exponents.detach().amax(dim=(-2, -1), keepdim=True))  # finite, as the old one is
         return (exponents - top).exp(), top
 
     def _exponents(self, states, scaling):

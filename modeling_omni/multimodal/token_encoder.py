@@ -145,7 +145,8 @@ class TokenEncoder(SetsKernelsOfParts, PreTrainedModel):
         order = None
         if mask is not None and self.positions.counts_padding:
             order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
-            hidden_states, places = _reorder(hidden_states, order), places.gather(2, order.unsqueeze(0))
+            hidden_states = _reorder(hidden_states, order)
+            places = places.gather(2, order.expand(len(places), -1, -1))
             real, mask = mask, mask.gather(1, order)
         hidden_states = self.positions.add(hidden_states, places)
         if self.class_token is not None:
