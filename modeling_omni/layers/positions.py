@@ -35,14 +35,18 @@ class LearnedPositions(nn.Module):
             ValueError: for more tokens than places.
         """
         length = hidden_states.shape[1]
+        self.check_length(length)
+        if position_ids is None:
+            position_ids = torch.arange(length, device=hidden_states.device).unsqueeze(0)
+        return hidden_states + self.embedding(position_ids)
+
+    def check_length(self, length: int):
+        """Raise a ValueError for more tokens than places; those before, in a cache, count."""
         if length > self.max_positions:
             raise ValueError(
                 f"There are {self.max_positions} learned positions, got {length} tokens: set "
                 "`max_position_embeddings` higher, or choose sinusoidal, rotary or relative positions."
             )
-        if position_ids is None:
-            position_ids = torch.arange(length, device=hidden_states.device).unsqueeze(0)
-        return hidden_states + self.embedding(position_ids)
 
 
 class SinusoidalPositions(nn.Module):

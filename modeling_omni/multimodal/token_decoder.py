@@ -192,6 +192,8 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        if isinstance(self.positions, LearnedPositions):
+            self._check_length(hidden_states, attention_mask, past_key_values)
         if position_ids is None:
             position_ids = self._count(hidden_states, attention_mask, past_key_values)
         own_cache = None if past_key_values is None else past_key_values.self_attention_cache
@@ -216,6 +218,15 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
         )
+
+    def _check_length(self, hidden_states, attention_mask, cache):
+        """By lengths that Python knows: to look at positions would wait for the GPU, where a lookup behind the table's
+        end kills the process."""
+        before = 0 if cache is None else cache.get_seq_length()
+        if attention_mask is not None and attention_mask.ndim == 2:
+            self.positions.check_length(attention_mask.shape[1])
+        elif isinstance(before, int):  # a static cache counts on the device
+            self.positions.check_length(before + hidden_states.shape[1])
 
     def _count(self, hidden_states, attention_mask, cache):
         """How many real tokens precede each, so that padding before a prompt changes nothing."""
