@@ -1,5 +1,6 @@
 """Configuration of the multimodal task models: two encoders, a fusion and perhaps a decoder."""
 
+import copy
 import math
 from typing import Literal
 
@@ -13,6 +14,7 @@ from .size_checks import check_positive
 
 SECOND_MODALITIES = ("image", "audio", "video")
 OWN_SIZE = {"text": "vocab_size", "image": "image_size", "audio": "num_mel_bins", "video": "num_frames"}
+LATE_FUSIONS = ("gated_sum", "low_rank_tensor")  # of pooled vectors, without layers
 TEXT_IDS = 384  # the byte-level tokenizer's 259 ids of text, its special tokens and room for more
 
 Position = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
@@ -286,6 +288,11 @@ class FusionConfig(_Layers):
     def validate_architecture(self):
         super().validate_architecture()
         check_positive(self, "num_bottleneck_tokens", "rank")
+        if self.num_hidden_layers == 0 and self.kind not in LATE_FUSIONS:
+            raise ValueError(
+                f"`num_hidden_layers` is 0, but fusion of kind {self.kind!r} mixes the streams in its layers: at least one "
+                f"is needed. {' and '.join(map(repr, LATE_FUSIONS))} have none."
+            )
         if self.attention.kind == "sparse":
             raise ValueError(
                 "Tokens of two streams are no neighbours, which sparse attention looks for: a fusion's `attention.kind` is "
@@ -368,9 +375,11 @@ class MultiModalConfig(KnownWords, PreTrainedConfig):
             self.image_config = {"image_size": 224}
         super().__post_init__(**kwargs)
         if self.fusion.pooling == "cls":
-            for encoder in self.encoders.values():
-                if isinstance(encoder, EncoderConfig):
+            for name, encoder in self.encoders.items():
+                if isinstance(encoder, EncoderConfig) and not encoder.use_class_token:
+                    encoder = copy.deepcopy(encoder)  # it may be the config of an encoder that is there already
                     encoder.use_class_token = True
+                    setattr(self, f"{name}_config", encoder)
         self.validate_architecture()
 
     @property

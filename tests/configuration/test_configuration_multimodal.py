@@ -52,6 +52,17 @@ def test_pooling_by_class_token_gives_encoders_one():
     assert config.image_config.use_class_token and config.text_config.use_class_token
 
 
+def test_a_given_config_stays_as_it_is():
+    image = EncoderConfig(**IMAGE)
+    assert MultiModalConfig(image_config=image, fusion={"pooling": "cls"}).image_config.use_class_token
+    assert not image.use_class_token
+
+
+@pytest.mark.parametrize("kind", ["gated_sum", "low_rank_tensor"])
+def test_fusions_of_pooled_vectors_need_no_layers(kind):
+    assert FusionConfig(kind=kind, num_hidden_layers=0).kind == kind
+
+
 def test_the_text_that_is_written_is_the_decoders():
     config = MultiModalConfig(decoder_config={"vocab_size": 555}, is_encoder_decoder=True)
     assert config.get_text_config().vocab_size == 555
@@ -75,6 +86,9 @@ def test_the_text_that_is_written_is_the_decoders():
         ({"decoder_config": {"attention": {"kind": "sparse"}}}, "must be 'multi_head', got 'sparse'"),
         ({"decoder_config": {"position": "relative"}}, "got 'relative'"),
         ({"fusion": {"attention": {"kind": "sparse"}}}, "no neighbours"),
+        ({"fusion": {"num_hidden_layers": 0}}, "`num_hidden_layers` is 0, but fusion of kind 'concatenation' mixes"),
+        ({"fusion": {"num_hidden_layers": 0, "kind": "co_attention"}}, "kind 'co_attention' mixes"),
+        ({"fusion": {"num_hidden_layers": 0, "kind": "bottleneck"}}, "kind 'bottleneck' mixes"),
         ({"fusion": {"rank": 0}}, "`rank` must be positive"),
         ({"matching_loss_weight": -1.0}, "`matching_loss_weight` must not be negative"),
         ({"image_confg": IMAGE}, "Did you mean 'image_config'"),
