@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from ...configuration.configuration_multimodal import FusionConfig
 from ..layers import TransformerBlock, make_attention, make_feed_forward, make_norm
+from ..layers.init_std import mark_init_std
 from .pooling import Pooling
 
 
@@ -57,8 +58,7 @@ def norm_of(config: FusionConfig):
 
 def make_pooling(config: FusionConfig) -> Pooling:
     """What makes one vector of tokens, as the settings ask for."""
-    norm = norm_of(config)(config.hidden_size)
-    return Pooling(config.pooling, config.hidden_size, config.attention.num_attention_heads, norm)
+    return mark_init_std(Pooling(config, norm_of(config)(config.hidden_size)), config.initializer_range)
 
 
 class StreamTypes(nn.Module):

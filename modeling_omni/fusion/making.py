@@ -4,6 +4,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ...configuration.configuration_multimodal import FusionConfig
+from ..layers.init_std import mark_init_std
 from .joint import BottleneckFusion, CoAttentionFusion, ConcatenationFusion
 from .late import GatedSumFusion, LowRankTensorFusion
 
@@ -34,4 +35,4 @@ def make_fusion(config: FusionConfig, kernel: str | PreTrainedConfig = "sdpa") -
     torch.Size([2, 16, 32])
     ```
     """
-    return FUSIONS[config.kind](config, kernel)
+    return mark_init_std(FUSIONS[config.kind](config, kernel), config.initializer_range)

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, D width, Q learned queries.
 import torch
 from torch import nn
 
+from ...configuration.configuration_multimodal import FusionConfig
 from ..layers import Attention
 
 
@@ -35,8 +36,9 @@ class AttentionalPooling(nn.Module):
 
     Args:
         hidden_size: D.
-        num_attention_heads: heads; they divide D.
+        num_attention_heads: heads.
         num_queries: Q.
+        head_dim: width of a head. `None`: D / `num_attention_heads`.
 
     Example:
 
@@ -49,10 +51,10 @@ class AttentionalPooling(nn.Module):
     ```
     """
 
-    def __init__(self, hidden_size: int, num_attention_heads: int, num_queries: int = 1):
+    def __init__(self, hidden_size: int, num_attention_heads: int, num_queries: int = 1, head_dim: int | None = None):
         super().__init__()
         self.queries = nn.Parameter(torch.empty(1, num_queries, hidden_size))
-        self.attention = Attention(hidden_size, num_attention_heads, bias=True)
+        self.attention = Attention(hidden_size, num_attention_heads, head_dim=head_dim, bias=True)
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -78,19 +80,21 @@ class Pooling(nn.Module):
     """One of `"attention"`, `"mean"` and `"cls"`, then a norm.
 
     Args:
-        kind: which one.
+        config: which one, and its sizes.
         norm: the norm of the pooled vector.
-        hidden_size, num_attention_heads: as in `AttentionalPooling`.
     """
 
-    def __init__(self, kind: str, hidden_size: int, num_attention_heads: int, norm: nn.Module):
+    def __init__(self, config: FusionConfig, norm: nn.Module):
         super().__init__()
-        self.kind = kind
-        self.queries = AttentionalPooling(hidden_size, num_attention_heads) if kind == "attention" else None
+        self.config = config
+        self.queries = None
+        if config.pooling == "attention":
+            heads, head_dim = config.num_attention_heads, config.head_dim
+            self.queries = AttentionalPooling(config.hidden_size, heads, head_dim=head_dim)
         self.norm = norm
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, N, D) tokens and bool (B, N) mask to (B, D)."""
         if self.queries is not None:
             return self.norm(self.queries(tokens, mask))
-        return self.norm({"mean": pool_mean, "cls": pool_first}[self.kind](tokens, mask))
+        return self.norm({"mean": pool_mean, "cls": pool_first}[self.config.pooling](tokens, mask))

@@ -14,13 +14,14 @@ from ...configuration.configuration_audio_visual_aligner import feature_size
 from ...configuration.configuration_multimodal import SECOND_MODALITIES, MultiModalConfig
 from ..fusion import make_fusion
 from ..fusion.fused_tokens import FusedTokens, make_pooling
+from ..layers.init_std import draw_marked
 from ..towers.towers import SavesOwnNames, open_tower
 from .encoding import TOWER_MODALITIES, encode_stream, make_encoder_of
 from .kernel_setting import SetsKernelsOfParts
 from .multimodal_outputs import MultiModalOutput
 from .starting_weights import start_layer
 from .stream_inputs import Stream, reads_streams
-from .token_encoder import EncoderOutput, as_numbers
+from .token_encoder import EncoderOutput, TokenEncoder, as_numbers
 
 
 class MultiModalPreTrainedModel(SavesOwnNames, SetsKernelsOfParts, PreTrainedModel):
@@ -64,7 +65,8 @@ class MultiModalPreTrainedModel(SavesOwnNames, SetsKernelsOfParts, PreTrainedMod
             settings: As in [`MultiModalConfig`].
 
         Raises:
-            ValueError: for what is no encoder of its modality, and settings that do not exist.
+            ValueError: for what is no encoder of its modality, one without the class token that the pooling asks for,
+                and settings that do not exist.
         """
         given = {"text": text, "image": image, "audio": audio, "video": video}
         encoders = {
@@ -80,11 +82,19 @@ class MultiModalPreTrainedModel(SavesOwnNames, SetsKernelsOfParts, PreTrainedMod
             attn_implementation=settings.pop("attn_implementation", kernels),
             **settings,
         )
+        for name, encoder in encoders.items():
+            lacks_token = isinstance(encoder, TokenEncoder) and encoder.class_token is None
+            if lacks_token and config.encoders[name].use_class_token:
+                raise ValueError(
+                    f"Pooling of kind 'cls' reads a class token, which the given {name} encoder lacks: make it of an "
+                    "`EncoderConfig` with `use_class_token=True`, or pool by 'mean' or 'attention'."
+                )
         return cls(config, encoders=encoders)
 
     def _init_weights(self, module):
         super()._init_weights(module)
         start_layer(module)
+        draw_marked(module, self.config.initializer_range)
 
     def get_encoder(self, modality: str | None = None):
         """The encoder of a modality; without one, what `generate` calls for the tokens that a decoder reads."""

@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 
 from ...configuration.configuration_multimodal import EncoderConfig, MultiModalConfig
 from ..layers import make_norm
+from ..layers.init_std import mark_init_std
 from ..losses import masked_mse_loss
 from .modeling_multimodal import MultiModalPreTrainedModel, MultiModalTransformer
 from .multimodal_outputs import ImageGenerationOutput
@@ -38,6 +39,7 @@ class PixelDecoder(nn.Module):
         self.norm = make_norm(self.config.norm, size, self.config.norm_eps)
         self.pixels = nn.Linear(size, self.image.num_channels * self.image.patch_size**2)
         nn.init.normal_(self.slots, std=self.config.initializer_range)
+        mark_init_std(self, self.config.initializer_range)
 
     def forward(self, context: torch.Tensor, context_mask: torch.Tensor | None) -> torch.Tensor:
         """Tokens (B, K, D) and which are real, bool (B, K), to pictures (B, C, H, W)."""

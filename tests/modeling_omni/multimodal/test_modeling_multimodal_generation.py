@@ -52,6 +52,22 @@ def test_padding_before_a_prompt_changes_nothing(way):
     assert torch.equal(together[1, 4:], alone[0, 2:])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_cache_longer_than_the_learned_positions_is_refused(masked):
+    model, inputs = make_writer(decoder_config={**DECODER, "max_position_embeddings": 5}), make_inputs()
+    cache = model(**inputs, decoder_input_ids=torch.full((2, 5), 9), use_cache=True).past_key_values
+    words = {"decoder_attention_mask": torch.ones(2, 6, dtype=torch.long)} if masked else {}
+    with pytest.raises(ValueError, match="There are 5 learned positions, got 6 tokens"):
+        model(**inputs, decoder_input_ids=torch.full((2, 1), 9), past_key_values=cache, use_cache=True, **words)
+
+
+def test_pixels_start_from_the_decoders_own_standard_deviation():
+    torch.manual_seed(0)
+    decoder = MultiModalForImageGeneration(make_config(decoder_config={**DECODER, "initializer_range": 0.5})).decoder
+    drawn = [layer.weight for layer in decoder.modules() if isinstance(layer, torch.nn.Linear)]
+    assert all(weight.std().item() == pytest.approx(0.5, rel=0.15) for weight in drawn)
+
+
 def test_each_step_has_the_logits_of_the_whole():
     model, inputs = make_writer(), make_inputs()
     tokens = torch.tensor([[1, 9, 8, 7, 5], [1, 3, 4, 6, 2]])
