@@ -11,6 +11,13 @@ from ..omnilatent.encoders import AudioEncoder
 from ..relpos_vit.patch_embedding import PatchProjection
 
 FRAMES_PER_TOKEN = 4  # of a spectrogram
+# what reads an input; all others are features
+LAYERS = {
+    "input_ids": "words",
+    "pixel_values": "patches",
+    "pixel_values_videos": "patches",
+    "input_features": "spectrogram",
+}
 
 
 class TokenEmbeddings(nn.Module):
@@ -42,13 +49,11 @@ class TokenEmbeddings(nn.Module):
         Raises:
             ValueError: for what the encoder has no input for, and shapes that do not fit.
         """
-        read = {
-            "input_ids": self._read_text,
-            "pixel_values": self._read_pixels,
-            "pixel_values_videos": self._read_pixels,
-            "input_features": self._read_spectrogram,
-        }.get(name, self._read_features)
-        return read(name, values, mask)
+        layer = LAYERS.get(name, "features")
+        read = {"words": self._read_text, "patches": self._read_pixels, "spectrogram": self._read_spectrogram}
+        tokens, mask, places = read.get(layer, self._read_features)(name, values, mask)
+        unread = [part for other, part in self.named_children() if other != layer]
+        return tokens + nothing_of(unread) if self.training and unread else tokens, mask, places
 
     def _read_text(self, name, values, mask):
         self._check(name, values, 2, self.config.vocab_size, "vocab_size")
@@ -122,3 +127,13 @@ def _count(mask, values):
     if mask is None:
         return torch.arange(values.shape[1], device=values.device).expand(1, values.shape[0], -1)
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0).unsqueeze(0)
+
+
+def nothing_of(layers: list[nn.Module]) -> torch.Tensor | int:
+    """0, in which the layers' parameters have a part.
+
+    Data parallel training waits for the gradient of every parameter, unless it searches for those without one, which
+    does not go together with gradient checkpointing.
+    """
+    # the mean of half-precision numbers cannot overflow
+    return 0 * sum(parameter.mean() for layer in layers for parameter in layer.parameters() if parameter.requires_grad)

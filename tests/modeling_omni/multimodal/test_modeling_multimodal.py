@@ -157,6 +157,51 @@ def test_saved_and_reloaded_is_bit_equal(kind, tmp_path):
     assert torch.equal(again(**make_inputs()).pooler_output, model(**make_inputs()).pooler_output)
 
 
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_a_fusion_starts_from_its_own_standard_deviation(kind, tmp_path):
+    torch.manual_seed(0)
+    model = MultiModalTransformer(make_config(fusion={**LAYERS, "kind": kind, "initializer_range": 0.5}))
+    for part in (model.fusion, model.pooling):
+        drawn = [layer.weight for layer in part.modules() if isinstance(layer, torch.nn.Linear)]
+        assert all(weight.std().item() == pytest.approx(0.5, rel=0.15) for weight in drawn)
+    words = model.text_encoder.layers[0].feed_forward.parameters()
+    assert max(weight.std() for weight in words if weight.ndim == 2) < 0.03
+    with torch.no_grad():  # what is loaded is not drawn again
+        model.pooling.queries.attention.q_proj.weight.fill_(3.0)
+    model.save_pretrained(tmp_path)
+    loaded = MultiModalTransformer.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+
+
+def test_heads_of_another_width_pool_too():
+    attention = {"num_attention_heads": 5, "head_dim": 6}
+    model = MultiModalTransformer(make_config(fusion={**LAYERS, "attention": attention}))
+    assert model.pooling.queries.attention.head_dim == 6
+    assert model(**make_inputs()).pooler_output.shape == (2, 24)
+
+
+def test_a_given_encoder_without_class_token_is_refused_where_one_is_read():
+    words, fusion = {"vocab_size": 71, **LAYERS}, {**LAYERS, "pooling": "cls"}
+    encoder = TokenEncoder(EncoderConfig(**words))
+    with pytest.raises(ValueError, match="class token, which the given text encoder lacks"):
+        MultiModalTransformer.from_pretrained_encoders(text=encoder, fusion=fusion)
+    assert not encoder.config.use_class_token
+    encoder = TokenEncoder(EncoderConfig(**words, use_class_token=True))
+    model = MultiModalTransformer.from_pretrained_encoders(text=encoder, fusion=fusion)
+    assert model.text_encoder is encoder and model.image_encoder.class_token is not None
+
+
+@pytest.mark.parametrize("given", ["pixel_values", "features"])
+def test_in_training_every_input_layer_has_a_gradient(given):
+    encoder = TokenEncoder(EncoderConfig(image_size=12, patch_size=4, feature_size=7, **LAYERS)).train()
+    values = {"pixel_values": torch.randn(2, 3, 12, 12), "features": torch.randn(2, 9, 7)}[given]
+    encoder(**{given: values}).last_hidden_state.pow(2).sum().backward()
+    unread = {"pixel_values": "features", "features": "patches"}[given]
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any() if f".{unread}." in name else parameter.grad.isfinite().all(), name
+
+
 @pytest.mark.parametrize("preset", list_presets())
 def test_presets_make_models(preset):
     if preset.startswith("tiny"):
