@@ -14,6 +14,7 @@ from transformers.utils import can_return_tuple
 
 from ...configuration.configuration_multimodal import DecoderConfig, MultiModalConfig
 from ...configuration.modalities import IGNORE_INDEX
+from ..layers import LearnedPositions
 from ..losses import next_token_loss
 from .modeling_multimodal import MultiModalPreTrainedModel, MultiModalTransformer
 from .multimodal_outputs import MultiModalOutput
@@ -168,6 +169,8 @@ class _TextWriter(MultiModalPreTrainedModel, GenerationMixin):
         return inputs, {}
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs) -> dict[str, Any]:
+        if isinstance(self.decoder.positions, LearnedPositions):
+            self.decoder.positions.check_length(input_ids.shape[1])  # a static cache counts on the device
         mask = kwargs.get("decoder_attention_mask")
         if mask is not None and kwargs.get("decoder_position_ids") is None:
             kwargs["decoder_position_ids"] = count_real(mask)

@@ -61,6 +61,13 @@ def test_a_cache_longer_than_the_learned_positions_is_refused(masked):
         model(**inputs, decoder_input_ids=torch.full((2, 1), 9), past_key_values=cache, use_cache=True, **words)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_writing_beyond_the_learned_positions_is_refused(way):
+    model = make_writer(decoder_config={**DECODER, "max_position_embeddings": 5})
+    with pytest.raises(ValueError, match="There are 5 learned positions, got 6 tokens"):
+        write(model, **make_inputs(), **WAYS[way])
+
+
 def test_pixels_start_from_the_decoders_own_standard_deviation():
     torch.manual_seed(0)
     decoder = MultiModalForImageGeneration(make_config(decoder_config={**DECODER, "initializer_range": 0.5})).decoder
