@@ -75,7 +75,8 @@ def test_int8_model_is_saved(task_models, tmp_path, monkeypatch, capsys):
 
 def test_client_gets_answers(task_models, picture, monkeypatch, capsys):
     model, _, folder = task_models("vqa")
-    server = uvicorn.Server(uvicorn.Config(make_app(open_served_model(folder)), port=0, log_level="warning"))
+    # uvicorn's own logging would close the handlers that there are, and absl's closes pytest's captured output with itself
+    server = uvicorn.Server(uvicorn.Config(make_app(open_served_model(folder)), port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
