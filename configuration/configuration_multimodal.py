@@ -207,7 +207,7 @@ class DecoderConfig(_Layers):
     """
 
     model_type = "multimodal_decoder"
-    keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     hidden_size: int = 512
     num_hidden_layers: int = 6
@@ -341,7 +341,7 @@ class MultiModalConfig(KnownWords, PreTrainedConfig):
     """
 
     model_type = "multimodal"
-    keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    keys_to_ignore_at_inference = ["past_key_values"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(AutoConfig, EncoderConfig.model_type, init_kwargs={"vocab_size": TEXT_IDS}),
         "image_config": SubConfigSpec(AutoConfig, EncoderConfig.model_type, optional=True),

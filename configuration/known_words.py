@@ -63,7 +63,7 @@ class KnownWords:
             logger.warning(f"This version of {cls.__name__} has no settings {sorted(unknown)}; they are kept unused.")
         known = {word: value for word, value in config_dict.items() if word not in unknown}
         for word, part in cls.sub_configs_defaults.items():  # and so may what it says in its parts
-            of_part = _class_of_part(part, known.get(word))
+            of_part = class_of_part(part, known.get(word))
             if of_part is not None:
                 known[word] = of_part.from_dict(known[word])
         result = super().from_dict(known, **kwargs)
@@ -105,9 +105,9 @@ class KnownWords:
         return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _class_of_part(part: SubConfigSpec, words: Any) -> type[KnownWords] | None:
-    """The class of ours that a part's words are for, if there are any."""
-    if not isinstance(words, dict):
+def class_of_part(part: SubConfigSpec | None, words: Any) -> type[KnownWords] | None:
+    """The class of ours that a part's words are for, if there is such a part and the words are ours."""
+    if part is None or not isinstance(words, dict):
         return None
     of_part = part.config_class
     if not issubclass(of_part, PreTrainedConfig):  # AutoConfig: the words tell

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from .configuration_multimodal import EncoderConfig, MultiModalConfig
-from .known_words import KnownWords
+from .configuration_multimodal import MultiModalConfig
+from .known_words import class_of_part
 
 FOLDER = Path(__file__).parent / "presets"
 
@@ -80,7 +80,7 @@ def _refuse_unknown(path: Path, words: dict, config_class: type[PreTrainedConfig
                 f"{path}: {place + word!r} with the value {value!r} is no setting of {config_class.__name__}."
                 f"{config_class.hint(word)}"
             )
-        part_class = _class_of_part(config_class, word, value)
+        part_class = class_of_part(config_class.sub_configs_defaults.get(word), value)
         if part_class is not None:
             _refuse_unknown(path, value, part_class, f"{place}{word}.")
 
@@ -88,7 +88,7 @@ def _refuse_unknown(path: Path, words: dict, config_class: type[PreTrainedConfig
 def _find_part(words: dict, config_class: type[PreTrainedConfig]) -> str:
     """The innermost part that cannot be made by itself, as in "text_config.attention: ", or nothing."""
     for word, value in words.items():
-        part_class = _class_of_part(config_class, word, value)
+        part_class = class_of_part(config_class.sub_configs_defaults.get(word), value)
         if part_class is None:
             continue
         try:
@@ -96,13 +96,3 @@ def _find_part(words: dict, config_class: type[PreTrainedConfig]) -> str:
         except (ValueError, TypeError, StrictDataclassError):
             return f"{word}.{inner}" if (inner := _find_part(value, part_class)) else f"{word}: "
     return ""
-
-
-def _class_of_part(config_class: type[PreTrainedConfig], word: str, value) -> type[PreTrainedConfig] | None:
-    """Our config class of an object in a file; other encoders have transformers' words."""
-    part = config_class.sub_configs_defaults.get(word)
-    if part is None or not isinstance(value, dict):
-        return None
-    of_type = value.get("model_type", EncoderConfig.model_type)
-    ours = EncoderConfig if of_type == EncoderConfig.model_type else None
-    return part.config_class if issubclass(part.config_class, KnownWords) else ours
