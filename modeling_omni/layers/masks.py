@@ -8,8 +8,10 @@ vocabulary serves eager, sdpa and flex attention. True = attend. They compose wi
 from collections.abc import Callable
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.masking_utils import bidirectional_mask_function as everywhere
 from transformers.masking_utils import causal_mask_function as causal
+from transformers.masking_utils import create_bidirectional_mask
 
 from .value_checks import check_values
 
@@ -28,6 +30,27 @@ def segment_mask(segments: torch.Tensor) -> MaskFunction:
         return own | ((segments[batch, key] == 0) & (segments[batch, query] > 0))
 
     return predicate
+
+
+def padding_mask(
+    config: PreTrainedConfig,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    context: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """The padding of keys in the form that the config's kernel takes; `None` where nothing is padded.
+
+    In graphs compiled by torch 2.11, which says there that it exports, transformers' own function writes out a mask that
+    hides nothing, and then no fused kernel runs.
+
+    Args:
+        hidden_states: (B, Q, D), the queries.
+        attention_mask: (B, K), 1 where a key is there and 0 at padding.
+        context: (B, K, D), where keys come from. `None`: the queries.
+    """
+    if attention_mask is None:
+        return None
+    return create_bidirectional_mask(config, hidden_states, attention_mask, encoder_hidden_states=context)
 
 
 def as_attention_mask(mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:

@@ -8,12 +8,12 @@ from einops import rearrange
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import can_return_tuple
 
 from ...configuration.configuration_multimodal import EncoderConfig, MultiModalConfig
 from ..layers import make_norm
 from ..layers.init_std import mark_init_std
+from ..layers.masks import padding_mask
 from ..losses import masked_mse_loss
 from .modeling_multimodal import MultiModalPreTrainedModel, MultiModalTransformer
 from .multimodal_outputs import ImageGenerationOutput
@@ -44,7 +44,7 @@ class PixelDecoder(nn.Module):
     def forward(self, context: torch.Tensor, context_mask: torch.Tensor | None) -> torch.Tensor:
         """Tokens (B, K, D) and which are real, bool (B, K), to pictures (B, C, H, W)."""
         slots = self.slots.to(context.dtype).expand(context.shape[0], -1, -1)
-        mask = create_bidirectional_mask(self.kernel, slots, context_mask, encoder_hidden_states=context)
+        mask = padding_mask(self.kernel, slots, context_mask, context)
         for layer in self.layers:
             slots = layer(slots, context, encoder_attention_mask=mask)
         height, width = self.image.grid

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
@@ -23,6 +23,7 @@ from ..layers import (
     make_feed_forward,
     make_norm,
 )
+from ..layers.masks import padding_mask
 from .kernel_setting import SetsKernelsOfParts
 from .starting_weights import start_layer
 
@@ -198,8 +199,8 @@ class TokenDecoder(SetsKernelsOfParts, PreTrainedModel):
             position_ids = self._count(hidden_states, attention_mask, past_key_values)
         own_cache = None if past_key_values is None else past_key_values.self_attention_cache
         mask = create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=own_cache)
-        encoder_attention_mask = create_bidirectional_mask(
-            self.config, hidden_states, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+        encoder_attention_mask = padding_mask(
+            self.config, hidden_states, encoder_attention_mask, encoder_hidden_states
         )
         if self.positions is not None:
             hidden_states = self.positions(hidden_states, position_ids)

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -22,6 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_omninet import STREAMS, OmniNetConfig
 from ..layers import Attention, RMSNorm, SwiGLU, TransformerBlock
 from ..layers.block import LayerScale
+from ..layers.masks import padding_mask
 from ..layers.token_checks import check_no_nan, check_tokens
 from ..losses import info_nce_loss, sigmoid_loss
 from .similarity import batch_similarity, token_similarity
@@ -170,7 +170,7 @@ class OmniNetStream(OmniNetPreTrainedModel):
         """
         tokens = self.embed_tokens(features, attention_mask, timestamps)
         queries = self.query_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        mask = create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=tokens)
+        mask = padding_mask(self.config, queries, attention_mask, context=tokens)
         read, _ = self.cross_attention(queries, context=tokens, attention_mask=mask, **kwargs)
         hidden_states = self.cross_norm(read)
         for layer in self.layers:

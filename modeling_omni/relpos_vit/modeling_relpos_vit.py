@@ -9,7 +9,6 @@ from torchvision.ops import StochasticDepth
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import auto_docstring, can_return_tuple
@@ -22,6 +21,7 @@ from ..layers import (
     relative_attention,  # noqa: F401  registers the kernel "relative", which looks biases up
 )
 from ..layers.block import LayerScale
+from ..layers.masks import padding_mask
 from ..layers.relative_bias import RelativePositionTable, bias_for_kernel
 from .absolute_positions import AbsolutePositions
 from .patch_embedding import PatchProjection
@@ -264,7 +264,7 @@ class RelPosViTModel(RelPosViTPreTrainedModel):
             if config.use_class_token:
                 attention_mask = nn.functional.pad(patch_mask, (1, 0), value=True)
         hidden_states = self.embeddings(pixel_values, grid_size, sizes)
-        mask = create_bidirectional_mask(config, hidden_states, attention_mask)
+        mask = padding_mask(config, hidden_states, attention_mask)
 
         bias_size = (torch.Size(grid_size).numel(),) if config.bias_type == "1d" else grid_size
         position_bias = None

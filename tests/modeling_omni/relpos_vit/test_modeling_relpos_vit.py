@@ -193,6 +193,14 @@ def test_the_pipeline_classifies_a_picture(tmp_path):
     assert abs(sum(entry["score"] for entry in found) - 1) < 1e-4
 
 
+def test_an_exported_graph_holds_no_mask_where_nothing_is_padded():
+    model = build(position_embedding="none")
+    graph = torch.export.export(model, (images(2, 3, 24, 32),)).graph
+    calls = [node for node in graph.nodes if node.target is torch.ops.aten.scaled_dot_product_attention.default]
+    assert len(calls) == model.config.num_hidden_layers
+    assert all(len(call.all_input_nodes) == 3 for call in calls)  # a mask keeps fused kernels from running
+
+
 def test_hidden_states_and_attentions_are_given_when_asked_for():
     model = build(attn_implementation="eager", use_class_token=True)
     output = model(images(2, 3, 24, 32), output_hidden_states=True, output_attentions=True)
