@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...configuration.configuration_multimodal import MultiModalConfig
+from ..known_keywords import refuse_unknown_keywords
 
 # by modality: what its values may be called, and its mask. Names of one group are the same input.
 VALUES = {
@@ -103,6 +104,7 @@ def reads_streams(forward: Callable) -> Callable:
             if name in kwargs:
                 raise TypeError(f"`{name}` was given by place and by name.")
             kwargs[name] = value
+        refuse_unknown_keywords(f"{type(self).__name__}.forward()", kwargs, order)
         inputs = {name: kwargs.pop(name, None) for name in STREAM_ARGUMENTS}
         streams = take_streams(self.config, {name: value for name, value in inputs.items() if value is not None})
         return forward(self, streams, **kwargs)

@@ -15,6 +15,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_multimodal import EncoderConfig
+from ..known_keywords import knows_its_keywords
 from ..layers import (
     Attention,
     TransformerBlock,
@@ -111,6 +112,7 @@ class TokenEncoder(SetsKernelsOfParts, PreTrainedModel):
         if isinstance(module, TokenEncoder) and module.class_token is not None:
             init.normal_(module.class_token, std=self.config.initializer_range)
 
+    @knows_its_keywords
     @merge_with_config_defaults
     @capture_outputs
     def forward(

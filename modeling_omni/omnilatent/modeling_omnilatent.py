@@ -4,7 +4,6 @@ Shapes: B batch, T tokens of the sequence, D hidden size; those of each modality
 """
 
 import functools
-import inspect
 from collections.abc import Mapping
 
 import torch
@@ -29,6 +28,7 @@ from ...configuration.modalities import (
     TEXT,
     check_modality,
 )
+from ..known_keywords import argument_names, knows_its_keywords, refuse_unknown_keywords
 from ..layers import Attention, MultiAxisRotary, RMSNorm, SwiGLU, TransformerBlock, all_keys_for, causal, segment_mask
 from ..layers.block import LayerScale
 from ..layers.kernels import get_mask_builder
@@ -44,8 +44,6 @@ from .outputs import OmniLatentOutput
 
 MAX_LOGIT_SCALE = 4.6052  # ln(100), CLIP's clamp
 NO_SEGMENT = -(2**31)
-# keywords of a call that transformers and peft take on the way
-PASSED_ON = ("output_attentions", "output_hidden_states", "return_dict", "adapter_names")
 # Cross entropy is about 1; the squared error of a fair picture or spectrogram in [-1, 1] is about exp(-3).
 TYPICAL_LOG_LOSS = {"text": 0.0, "audio": -3.0, "image": -3.0, "video": -3.0}
 
@@ -211,11 +209,8 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
         """
         check_modality(source, "source")
         check_modality(target_modality, "target")
-        known = {*inspect.signature(type(self).forward).parameters, *PASSED_ON}
-        if unknown := sorted(set(kwargs) - known):
-            raise ValueError(
-                f"The call does not take {', '.join(unknown)}: expected some of {', '.join(sorted(known))}."
-            )
+        known = (*argument_names(self.lay_out_triple), *argument_names(type(self).forward))
+        refuse_unknown_keywords(f"{type(self).__name__}.forward()", kwargs, known)
         read_out = target_modality == TEXT and target is None
         laid_out = layout.lay_out(
             self.config,
@@ -287,6 +282,7 @@ class OmniLatentModel(HookRegistryMixin, OmniLatentPreTrainedModel, OmniLatentGe
     # --- the one forward -----------------------------------------------------------------------------------------
 
     @accept_triple
+    @knows_its_keywords
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring

@@ -12,6 +12,7 @@ from transformers.utils import auto_docstring, can_return_tuple
 
 from ...configuration.configuration_audio_visual_aligner import AudioVisualAlignerConfig
 from ...configuration.configuration_omninet import STREAMS, OmniNetConfig
+from ..known_keywords import knows_its_keywords
 from ..towers.tower_tokens import TowerTokens, read_audio, read_text, read_vision
 from ..towers.towers import SavesOwnNames, make_tower, open_tower
 from .modeling_omninet import OmniNetModel, OmniNetOutput
@@ -133,6 +134,7 @@ class AudioVisualAligner(SavesOwnNames, PreTrainedModel):
             self.towers[name].requires_grad_(False).eval()  # loading makes parameters that ask for gradients
         return self
 
+    @knows_its_keywords
     @can_return_tuple
     @auto_docstring
     def forward(

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_omninet import STREAMS, OmniNetConfig
+from ..known_keywords import knows_its_keywords
 from ..layers import Attention, RMSNorm, SwiGLU, TransformerBlock
 from ..layers.block import LayerScale
 from ..layers.masks import padding_mask
@@ -214,6 +215,7 @@ class OmniNetModel(OmniNetPreTrainedModel):
             self.logit_bias = nn.Parameter(torch.full((1,), float(config.logit_bias_init_value)))
         self.post_init()
 
+    @knows_its_keywords
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -277,9 +279,6 @@ class OmniNetModel(OmniNetPreTrainedModel):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"Row i of every modality is sample i, but the batch sizes are {sizes}.")
 
-        unknown = set(kwargs) - {*TransformersKwargs.__annotations__, "return_dict"}
-        if unknown:
-            raise ValueError(f"There is no argument {', '.join(sorted(unknown))}: see the arguments of `forward`.")
         kwargs["return_dict"] = True  # the streams' results are read by name, whatever the caller gets
         embeds, outputs, masks = {}, {}, {}
         for name, (features, attention_mask, timestamps, present) in inputs.items():

@@ -16,6 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_relpos_vit import RelPosViTConfig
+from ..known_keywords import knows_its_keywords
 from ..layers import (
     Attention,
     relative_attention,  # noqa: F401  registers the kernel "relative", which looks biases up
@@ -224,6 +225,7 @@ class RelPosViTModel(RelPosViTPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @knows_its_keywords
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     @auto_docstring
@@ -331,6 +333,7 @@ class RelPosViTForImageClassification(RelPosViTPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
 
+    @knows_its_keywords
     @can_return_tuple
     @auto_docstring
     def forward(
