@@ -38,6 +38,7 @@ from .modeling_omni.omninet.modeling_omninet import OmniNetModel
 from .modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTModel
 from .processing.feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .processing.image_processing_omnilatent import OmniLatentImageProcessor, OmniLatentImageProcessorPil
+from .processing.processing_audio_visual_aligner import AudioVisualAlignerProcessor
 from .processing.processing_multimodal import MultiModalProcessor
 from .processing.processing_omnilatent import OmniLatentProcessor
 from .processing.tokenization_omnilatent import OmniLatentTokenizer
@@ -64,6 +65,7 @@ def register():
     AutoModel.register(OmniNetConfig, OmniNetModel, exist_ok=True)
     AutoConfig.register(AudioVisualAlignerConfig.model_type, AudioVisualAlignerConfig, exist_ok=True)
     AutoModel.register(AudioVisualAlignerConfig, AudioVisualAligner, exist_ok=True)
+    AutoProcessor.register(AudioVisualAlignerConfig, AudioVisualAlignerProcessor, exist_ok=True)
 
     AutoConfig.register(RelPosViTConfig.model_type, RelPosViTConfig, exist_ok=True)
     AutoModel.register(RelPosViTConfig, RelPosViTModel, exist_ok=True)

@@ -17,12 +17,12 @@ from transformers import (
     VideoMAEImageProcessor,
     WhisperFeatureExtractor,
 )
-from transformers.utils import PushToHubMixin, cached_file
+from transformers.utils import PROCESSOR_NAME, PushToHubMixin, cached_file
+from transformers.utils.hub import DownloadKwargs
 
 from .feature_extraction_omnilatent import OmniLatentFeatureExtractor
 from .media import is_media_source, read_video
 
-SETTINGS = "audio_visual_aligner_processor.json"
 VISION_FOLDER, AUDIO_FOLDER, TEXT_FOLDER = "vision_processor", "audio_processor", "tokenizer"
 
 
@@ -213,24 +213,48 @@ class AudioVisualAlignerProcessor(PushToHubMixin):
         for name, part in self._parts().items():
             if part is not None:
                 part.save_pretrained(folder / name)
-        settings = {name: getattr(self, name) for name in ("video_fps", "num_frames", "band_mean", "band_std")}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=2))
+        settings = {"processor_class": type(self).__name__}  # by which AutoProcessor finds the class
+        settings |= {name: getattr(self, name) for name in ("video_fps", "num_frames", "band_mean", "band_std")}
+        (folder / PROCESSOR_NAME).write_text(json.dumps(settings, indent=2))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike) -> "AudioVisualAlignerProcessor":
-        """What `save_pretrained` wrote into a folder, or a repository on the Hub."""
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str = "", **kwargs
+    ) -> "AudioVisualAlignerProcessor":
+        """
+        What `save_pretrained` wrote into a folder, or a repository on the Hub; `AutoProcessor` comes here too.
+
+        Args:
+            pretrained_model_name_or_path: The folder or the repository.
+            subfolder: Where in it the processor is.
+            kwargs: How to download, as `revision`, `token` and `cache_dir`; and arguments of the class, which take the
+                place of what was saved.
+        """
         source = str(pretrained_model_name_or_path)
-        path = cached_file(source, SETTINGS)
+        download = {name: kwargs.pop(name) for name in DownloadKwargs.__annotations__ if name in kwargs}
+        for name in ("_from_auto", "trust_remote_code"):  # AutoProcessor's, of no use here
+            kwargs.pop(name, None)
+        folder = Path(subfolder)
+        with open(cached_file(source, (folder / PROCESSOR_NAME).as_posix(), **download)) as file:
+            settings = json.load(file) | kwargs
+        settings.pop("processor_class", None)
         has_text = cached_file(
-            source, f"{TEXT_FOLDER}/tokenizer_config.json", _raise_exceptions_for_missing_entries=False
+            source,
+            (folder / TEXT_FOLDER / "tokenizer_config.json").as_posix(),
+            _raise_exceptions_for_missing_entries=False,
+            **download,
         )
+
+        def load(kind, name):
+            return kind(source, subfolder=(folder / name).as_posix(), **download)
+
         return cls(
-            _load_vision(source, subfolder=VISION_FOLDER),
-            AutoFeatureExtractor.from_pretrained(source, subfolder=AUDIO_FOLDER),
-            AutoTokenizer.from_pretrained(source, subfolder=TEXT_FOLDER) if has_text else None,
-            **json.loads(Path(path).read_text()),
+            load(_load_vision, VISION_FOLDER),
+            load(AutoFeatureExtractor.from_pretrained, AUDIO_FOLDER),
+            load(AutoTokenizer.from_pretrained, TEXT_FOLDER) if has_text else None,
+            **settings,
         )
 
     def _parts(self):

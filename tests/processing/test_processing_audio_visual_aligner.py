@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import ASTFeatureExtractor, ViTImageProcessor, Wav2Vec2FeatureExtractor
+from transformers import ASTFeatureExtractor, AutoProcessor, ViTImageProcessor, Wav2Vec2FeatureExtractor
 
 from omnilatent import AudioVisualAlignerProcessor
 from omnilatent.training.data import make_small_world
@@ -87,6 +87,20 @@ def test_saved_processor_makes_the_same(tmp_path, extractor):
     loaded = AudioVisualAlignerProcessor.from_pretrained(tmp_path)
     first, second = (each(videos=frames(), audio=sounds) for each in (processor, loaded))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("subfolder", ["", "parts"])
+def test_auto_processor_finds_it_in_its_folder(tmp_path, subfolder):
+    processor = make(video_fps=5.0)
+    processor.save_pretrained(tmp_path / subfolder)
+    words = {"subfolder": subfolder} if subfolder else {}
+    loaded = AutoProcessor.from_pretrained(tmp_path, num_frames=3, **words)
+    assert type(loaded) is AudioVisualAlignerProcessor
+    assert (loaded.video_fps, loaded.num_frames, loaded.band_mean) == (5.0, 3, None)
+    sounds = torch.randn(2, 16000)
+    assert torch.equal(loaded(audio=sounds)["input_features"], processor(audio=sounds)["input_features"])
+    with pytest.raises(TypeError, match="number_frames"):
+        AutoProcessor.from_pretrained(tmp_path, number_frames=3, **words)
 
 
 @pytest.mark.parametrize(
