@@ -16,6 +16,7 @@ from .align_arguments import AlignerTrainingArguments
 from .align_trainer import AlignerTrainer
 from .data import VideoCollection, VideoLoader
 from .runs import open_videos
+from .saved_models import check_saved
 
 NUM_MEL_BINS, SPECTROGRAM_RATE = 80, 100  # bands, frames per second
 HEAD_DIM = 32
@@ -126,6 +127,7 @@ def open_aligner(options: Namespace) -> tuple[AudioVisualAligner, AudioVisualAli
 
     Raises:
         ValueError: where only one of the two is named.
+        FileNotFoundError: for a name of nothing.
     """
     named = (options.vision_tower, options.audio_tower)
     if all(name is None for name in named):
@@ -139,6 +141,8 @@ def open_aligner(options: Namespace) -> tuple[AudioVisualAligner, AudioVisualAli
         )
     if None in named:
         raise ValueError("Name both --vision-tower and --audio-tower, or none of them for new ones.")
+    for name in named:
+        check_saved(name)
     model = AudioVisualAligner.from_towers(
         *named, freeze=not options.train_towers, video_fps=options.fps, hidden_size=options.dim, gather_loss=True
     )

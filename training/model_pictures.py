@@ -18,6 +18,7 @@ from ..modeling_omni.layers.relative_bias import RelativePositionTable
 from .attention_pictures import visualize_attention_weights, visualize_bias_table, visualize_shares
 from .data.sample_pictures import BadSampleError, open_picture
 from .rollout import attention_rollout, patch_shares
+from .saved_models import check_saved
 
 
 @torch.no_grad()
@@ -44,6 +45,7 @@ def visualize_model(
         picture = open_picture(str(image))
     except BadSampleError as error:
         raise ValueError(f"{image} cannot be read: {error}") from None
+    check_saved(model)
     config = AutoConfig.from_pretrained(model)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise ValueError(

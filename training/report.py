@@ -17,6 +17,7 @@ from .data import VideoCollection, VideoLoader
 from .figures import Figures, measure
 from .pairs import ALL_PAIRS, PAST_TO_FUTURE
 from .report_page import Example, render_page
+from .saved_models import check_saved
 from .streams import find_views
 
 # Files beside a model's weights that the report shows where it finds them.
@@ -50,6 +51,7 @@ def write_report(
         ValueError: for a folder that gives no clip.
     """
     out = Path(out)
+    check_saved(model)
     processor = OmniLatentProcessor.from_pretrained(model)
     net = OmniLatentModel.from_pretrained(model).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     videos = VideoCollection.from_folder(

@@ -125,7 +125,12 @@ def test_impossible_options_leave_with_2(argv, capsys):
         (["convert", "file.xyz", "--to", "text", "--model", "m"], "expected one of .txt"),
         (["convert", "a.wav", "--to", "video", "--model", "m", "--out", "a.gif"], "expected one of .mp4"),
         (["convert", "a.wav", "--to", "image", "--model", "m", "--sound"], "sound"),
-        (["report", "--model", "no_model", "--video-dir", "nowhere"], "no_model"),
+        (["report", "--model", "no_model", "--video-dir", "nowhere"], "neither a folder 'no_model' nor"),
+        (["export", "--model", "./runs/no_model", "--out", "programs"], "no folder './runs/no_model'"),
+        (["serve", "--model", "runs/no_model"], "neither a folder 'runs/no_model' nor"),
+        (["classify", "--model", "no_model", "--data-dir", "nowhere"], "neither a folder 'no_model' nor"),
+        (["finetune", "--task=vqa", "--train-data=a", "--val-data=b", "--model=a/b/c"], "no folder 'a/b/c'"),
+        (["align", "--video-dir", "v", "--vision-tower", "no_a", "--audio-tower", "no_b"], "a folder 'no_a' nor"),
     ],
 )
 def test_mistakes_are_told_in_one_line(argv, told, tmp_path, monkeypatch, capfd):

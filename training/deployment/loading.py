@@ -9,6 +9,8 @@ from transformers.utils import cached_file
 
 import omnilatent
 
+from ..saved_models import check_saved
+
 PROCESSORS = {
     AutoProcessor: "processor_config.json",
     AutoImageProcessor: "preprocessor_config.json",
@@ -22,6 +24,7 @@ def load_model(name_or_path: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: for a folder whose config names no class that is known.
     """
+    check_saved(name_or_path)
     config = AutoConfig.from_pretrained(name_or_path)
     for name in config.architectures or ():
         kind = getattr(omnilatent, name, None) if name in omnilatent.__all__ else getattr(transformers, name, None)
@@ -35,6 +38,7 @@ def load_model(name_or_path: str | Path) -> PreTrainedModel:
 
 def load_processor(name_or_path: str | Path):
     """What prepares the model's inputs: a processor, or else its image processor or tokenizer; `None`: there is none."""
+    check_saved(name_or_path)
     for kind, file in PROCESSORS.items():
         # without the file an Auto class may make one up from the config
         if cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) is not None:

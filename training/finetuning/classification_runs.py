@@ -18,6 +18,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ...configuration.configuration_relpos_vit import RelPosViTConfig, as_pair
 from ...modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTPreTrainedModel
+from ..saved_models import check_saved
 from .classification_trainer import ImageClassificationTrainer
 from .image_augmentation import EvaluationTransform, ImageCollator, TrainingTransform
 from .image_tables import open_image_tables
@@ -37,6 +38,8 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
     Raises:
         ValueError: for options, data or a model that do not go together.
     """
+    if options.model is not None:
+        check_saved(options.model)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_table, val_table = open_image_tables(
         options.data,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.integrations import is_tensorboard_available
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ...configuration.configuration_multimodal import EncoderConfig, MultiModalConfig
@@ -15,6 +16,7 @@ from ...modeling_omni.multimodal.model_factory import TASKS as MODELS
 from ...modeling_omni.multimodal.model_factory import create_model
 from ...processing.processing_multimodal import MultiModalProcessor
 from ..data import SampleStream
+from ..saved_models import check_saved
 from .finetune_data import fit_in_memory, open_samples
 from .finetune_tasks import TASKS, FinetuneTask
 from .task_trainer import TaskTrainer
@@ -30,6 +32,8 @@ def finetune(options: Namespace) -> TaskTrainer:
     Raises:
         ValueError: for options, data or a model that do not go together.
     """
+    if options.model is not None:
+        check_saved(options.model)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     set_seed(options.seed)
     task_class = TASKS[options.task]
@@ -156,6 +160,7 @@ def open_tokenizer(name: str, task_class: type[FinetuneTask], train):
     if name == BYTES:
         return None
     if name != WORDS:
+        check_saved(name, TOKENIZER_CONFIG_FILE)
         return AutoTokenizer.from_pretrained(name)
     if isinstance(train, SampleStream):
         raise ValueError("--tokenizer words learns them from all training texts, which a stream does not hold.")
