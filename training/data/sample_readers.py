@@ -1,5 +1,7 @@
 """What each task reads of a record: one reader a task, the same for tables and streams."""
 
+import functools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -7,6 +9,8 @@ from typing import ClassVar
 from .bad_samples import BadSampleError, SchemaError
 from .json_records import Record, shorten
 from .sample_pictures import find_picture
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = ("skip", "keep")
 
@@ -136,7 +140,7 @@ def find_columns(
     roles: Mapping[str, Sequence[str]], names: Collection[str], table: str, columns: Mapping[str, str] | None
 ) -> dict[str, str]:
     """
-    Role -> column.
+    Role -> column. One that is not called after its role is named in the log.
 
     Raises:
         SchemaError: for a role that there is not, or a column that is not there.
@@ -154,5 +158,14 @@ def find_columns(
                 f"{table} has no column {' or '.join(map(repr, choices))}: it has "
                 f"{', '.join(map(repr, sorted(names)))}. Say which one it is by columns={{{role!r}: ...}}."
             )
+        if role not in columns and not name.startswith(role):
+            _tell_column(table, role, name)
         found[role] = name
     return found
+
+
+@functools.cache  # a table may be opened several times
+def _tell_column(table: str, role: str, name: str) -> None:
+    logger.warning(
+        "%s has no column %r: %r is read in its place. Name another by columns={%r: ...}.", table, role, name, role
+    )

@@ -12,7 +12,7 @@ from .sample_readers import CaptionReader, QuestionReader
 class ImageTextDataset(MultiModalDataset):
     """
     Pictures with captions, to find one by the other. Columns `image` and `caption` (or `captions`: a list for each
-    picture). Otherwise as [`MultiModalDataset`].
+    picture; or else `text`, which the log tells). Otherwise as [`MultiModalDataset`].
 
     A sample's `sample_id` is that of its caption, so that equal captions of different pictures all count as right.
     Where a picture stands in several records, it is that of the picture.
@@ -40,7 +40,7 @@ class ImageTextDataset(MultiModalDataset):
 class CaptioningDataset(MultiModalDataset):
     """
     Pictures with captions, to write one for the other. Columns `image` and `caption` (or `captions`: a list for each
-    picture, all of which are references in an evaluation). Otherwise as [`MultiModalDataset`].
+    picture, all of which are references in an evaluation; or else `text`, which the log tells). Otherwise as [`MultiModalDataset`].
 
     Example:
 

@@ -117,6 +117,24 @@ def test_decoded_pictures_are_upright_as_files_are(tmp_path):
     assert [data[index]["image"].size for index in range(2)] == [(4, 6), (4, 6)]
 
 
+def test_a_text_that_serves_as_caption_is_told_once(folder, caplog):
+    path = write_lines(folder, {"image": "images/1.png", "text": "one"})
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert CaptioningDataset(path)[0]["captions"] == ["one"]
+    assert caplog.messages == [
+        f"{path} has no column 'caption': 'text' is read in its place. Name another by columns={{'caption': ...}}."
+    ]
+
+
+def test_columns_that_are_meant_are_not_told(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        CaptioningDataset(write_lines(folder, {"image": "images/1.png", "captions": ["one"], "text": "two"}))
+        CaptioningDataset(write_lines(folder, {"image": "images/1.png", "text": "one"}), columns={"caption": "text"})
+        MultiModalDataset(write_lines(folder, {"image": "images/1.png", "text": "one", "label": "a"}))
+    assert caplog.messages == []
+
+
 def test_equal_captions_and_equal_pictures_have_equal_ids(folder):
     ids = [
         s["sample_id"]
