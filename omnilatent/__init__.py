@@ -2,8 +2,9 @@
 
 import gc
 import os
-from importlib import import_module
 from pathlib import Path
+
+from .lazy_names import attach
 
 if (Path(__file__).parent.parent / "pyproject.toml").is_file():
     # Run from the repository root this folder hides an installed omnilatent; its sub-packages are our neighbours.
@@ -11,7 +12,6 @@ if (Path(__file__).parent.parent / "pyproject.toml").is_file():
 
 __version__ = "0.1.0.dev0"
 
-# public name -> module that defines it; loaded at first use
 _PUBLIC = {
     "OmniLatentConfig": "configuration.configuration_omnilatent",
     "OmniLatentModel": "modeling_omni.omnilatent.modeling_omnilatent",
@@ -67,18 +67,8 @@ _PUBLIC = {
     "AudioVisualAlignerProcessor": "processing.processing_audio_visual_aligner",
 }
 
-__all__ = ["__version__", *_PUBLIC]
-
-
-def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
-
+__getattr__, __dir__, __all__ = attach(__name__, _PUBLIC)
+__all__ += ["__version__"]  # `__dir__` reads the same list
 
 if "OMNILATENT_NO_REGISTRATION" not in os.environ:  # set for the workers of a loader, which use no Auto class
     collecting = gc.isenabled()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import omnilatent
 from omnilatent.training.data import make_small_world
 
 ROOT = Path(__file__).parent.parent
@@ -58,15 +57,26 @@ def test_module_basenames_are_unique_in_the_whole_package():
     assert sorted(names) == sorted(set(names))
 
 
-def test_every_public_name_resolves_and_is_listed_by_dir():
-    assert set(omnilatent.__all__) <= set(dir(omnilatent))
-    for name in omnilatent.__all__:
-        assert getattr(omnilatent, name) is not None
+LAZY = ["omnilatent", "omnilatent.training", "omnilatent.training.data", "omnilatent.training.finetuning"]
 
 
-def test_unknown_public_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'OmniLatntModel'"):
-        omnilatent.OmniLatntModel  # noqa: B018
+@pytest.mark.parametrize("name", LAZY)
+def test_every_public_name_resolves_and_is_listed_by_dir(name):
+    package = importlib.import_module(name)
+    assert set(package.__all__) <= set(dir(package))
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_unknown_public_name_is_an_attribute_error(name):
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'OmniLatntModel'"):
+        importlib.import_module(name).OmniLatntModel  # noqa: B018
+
+
+def test_only_one_file_makes_names_lazy():
+    makers = [path.name for path in source_files() if "def __getattr__(name" in path.read_text()]
+    assert makers == ["lazy_names.py"]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Training: transformers' Trainer with pairs of modalities, a curriculum, exact resuming, and an evaluation."""
 
-from importlib import import_module
+from ..lazy_names import attach
 
-# public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
+# a loader's worker loads only what it needs
 _PUBLIC = {
     "AlignerTrainingArguments": "align_arguments",
     "embed_clips": "align_evaluation",
@@ -44,14 +44,4 @@ _PUBLIC = {
     "visualize_relative_position_bias": "attention_pictures",
 }
 
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach(__name__, _PUBLIC)

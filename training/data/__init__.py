@@ -1,8 +1,8 @@
 """Streamed videos, and pictures with words: from folders, JSON files and `datasets` to batches and samples."""
 
-from importlib import import_module
+from ...lazy_names import attach
 
-# public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
+# a loader's worker loads only what it needs
 _PUBLIC = {
     "answer_scores": "vqa_scores",
     "BadSample": "bad_samples",
@@ -52,14 +52,4 @@ _PUBLIC = {
     "VideoWatchingDataset": "watching",
 }
 
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach(__name__, _PUBLIC)

@@ -1,8 +1,8 @@
 """Fine-tuning on labelled data: what each task reads, and how it is judged."""
 
-from importlib import import_module
+from ...lazy_names import attach
 
-# public name -> module that defines it; loaded at first use, so that a loader's worker loads only what it needs
+# a loader's worker loads only what it needs
 _PUBLIC = {
     "accuracy": "classification_metrics",
     "compute_classification_metrics": "classification_metrics",
@@ -26,14 +26,4 @@ _PUBLIC = {
     "learn_words": "word_tokenizer",
 }
 
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach(__name__, _PUBLIC)
