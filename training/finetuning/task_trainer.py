@@ -5,6 +5,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..whole_checkpoints import WholeCheckpointTrainer
 from .finetune_tasks import FinetuneTask
+from .numbered_streams import NUMBER, NumberedCollator, each_once, number_streams
 
 
 class TaskTrainer(WholeCheckpointTrainer):
@@ -18,8 +19,7 @@ class TaskTrainer(WholeCheckpointTrainer):
     Args:
         model: A model of the task.
         args: `TrainingArguments`; `remove_unused_columns` must be off, as the collator reads the columns.
-            Streams on several processes need `accelerator_config={"dispatch_batches": False}`; an evaluation then
-            counts some of their samples twice, to fill the last batch of each.
+            Streams on several processes need `accelerator_config={"dispatch_batches": False}`.
         task: [`FinetuneTask`].
         train_dataset, eval_dataset: Samples of `task.dataset_class`, or streams or [`EncodedDataset`]s of them.
         kwargs: As of Trainer.
@@ -55,24 +55,24 @@ class TaskTrainer(WholeCheckpointTrainer):
             data_collator=kwargs.pop("data_collator", None) or task.collator(training=True),
             processing_class=kwargs.pop("processing_class", task.processor),
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=number_streams(eval_dataset),
             **kwargs,
         )
         self.task = task
-        self._eval_collator = task.collator(training=False)
+        self._eval_collator = NumberedCollator(task.collator(training=False))
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Batches with references, where the task has them."""
         own, self.data_collator = self.data_collator, self._eval_collator
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return super().get_eval_dataloader(number_streams(eval_dataset))
         finally:
             self.data_collator = own
 
     def get_test_dataloader(self, test_dataset):
         own, self.data_collator = self.data_collator, self._eval_collator
         try:
-            return super().get_test_dataloader(test_dataset)
+            return super().get_test_dataloader(number_streams(test_dataset))
         finally:
             self.data_collator = own
 
@@ -87,10 +87,14 @@ class TaskTrainer(WholeCheckpointTrainer):
         rows = []
         for inputs in dataloader:
             inputs = self._prepare_inputs(inputs)
+            numbers = inputs.pop(NUMBER, None)
             with self.compute_loss_context_manager():
                 scores = self.task.score(model, inputs)
+            if numbers is not None:
+                scores = [{**row, NUMBER: one} for row, one in zip(scores, numbers)]
             rows += self.accelerator.gather_for_metrics(scores, use_gather_object=True)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        rows = each_once(rows)
         if not rows:
             raise ValueError("There is no sample to judge by.")
         figures = {"loss": sum(row["loss"] for row in rows) / len(rows), **self.task.figures(model, rows)}

@@ -8,6 +8,7 @@ import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from PIL import Image
 from transformers import TrainingArguments
 
 from omnilatent import MultiModalConfig, MultiModalProcessor, create_model
@@ -82,6 +83,41 @@ def test_two_processes_train_and_judge_as_one(task, tmp_path, monkeypatch):
     for name, values in alone["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         torch.testing.assert_close(first["weights"][name], values, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def judge_stream(folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    task = TASKS["captioning"](None)
+    task.collator = lambda training: lambda samples: {"captions": [sample["captions"][0] for sample in samples]}
+    task.score = lambda model, inputs: [{"text": text, "loss": 0.0} for text in inputs["captions"]]
+    task.figures = lambda model, rows: {"samples": len(rows)}
+    args = TrainingArguments(
+        str(folder),
+        per_device_eval_batch_size=3,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        accelerator_config={"dispatch_batches": False},
+    )
+    picture = (folder / "one.png").read_bytes()
+    table = Dataset.from_list([{"image": picture, "caption": f"caption {number}"} for number in range(8)])
+    stream = task.dataset_class.stream(table.to_iterable_dataset())
+    trainer = TaskTrainer(torch.nn.Linear(1, 1), args, task, eval_dataset=stream, processing_class=None)
+    scores = [trainer.predict(data).predictions for data in (stream, trainer.eval_dataset)]
+    assert trainer.evaluate()["eval_samples"] == 8
+    (folder / f"rank{args.process_index}.json").write_text(json.dumps([[row["text"] for row in s] for s in scores]))
+
+
+def test_two_processes_judge_each_sample_of_a_stream_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
+    debug_launcher(judge_stream, (tmp_path,))
+    for rank in range(2):
+        for texts in json.loads((tmp_path / f"rank{rank}.json").read_text()):
+            assert texts == [f"caption {number}" for number in range(8)]
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def stream_in_process(folder):
