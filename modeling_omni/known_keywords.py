@@ -16,6 +16,8 @@ PASSED_ON = frozenset(
         "use_cache",  # transformers and peft set these three whatever the model takes
         "cache_position",
         "adapter_names",
+        "skip_logits",  # Trainer's, with Liger's kernels and in context parallelism
+        "shift_labels",
         "labels",  # Trainer's collators make them of a column "label"
         "token_type_ids",  # made by the tokenizers of some towers
         "hook_read_mask",  # the part that is hooked takes these two
