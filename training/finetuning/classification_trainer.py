@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import TrainerCallback
@@ -9,6 +10,7 @@ from transformers import TrainerCallback
 from ..data.bad_samples import BadSampleLog, TooManyBadSamplesError
 from ..whole_checkpoints import WholeCheckpointTrainer
 from .classification_metrics import compute_classification_metrics
+from .numbered_streams import NUMBER, NumberedCollator, number_streams
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
     def __init__(self, *args, max_bad_fraction: float = 0.5, **kwargs):
         kwargs.setdefault("compute_metrics", compute_classification_metrics)
         super().__init__(*args, **kwargs)
+        self.data_collator = NumberedCollator(self.data_collator)
+        self.eval_dataset = number_streams(self.eval_dataset)
+        self._judged = set()  # numbers of a stream's samples
         self.max_bad_fraction = max_bad_fraction
         self.bad = BadSampleLog()
         self._known_bad = set()
@@ -72,6 +77,29 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
                 f"max_bad_fraction={self.max_bad_fraction} allows:\n{self.bad}"
             )
         return loss
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        return super().get_eval_dataloader(number_streams(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset):
+        return super().get_test_dataloader(number_streams(test_dataset))
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Trainer's; of a stream on several ranks it counts each image once. The loss of a batch that was filled with
+        images of the first is the mean of all that it holds."""
+        self._judged.clear()
+        return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        numbers = inputs.pop(NUMBER, None)
+        if numbers is not None and self.accelerator.num_processes > 1:
+            new = []
+            for number in gather_object(numbers):
+                new.append(number not in self._judged)
+                self._judged.add(number)
+            # the loop gathers losses, logits and labels by this
+            self.gather_function = lambda values: self.accelerator.gather(values)[torch.tensor(new)]
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def log(self, logs, start_time=None):
         super().log({**logs, "bad_images": self.bad.total} if self.bad.total else logs, start_time)

@@ -82,8 +82,7 @@ class LabelledImages(Dataset):
 
 class LabelledImageStream(IterableDataset):
     """
-    The images of a stream as they come, without broken ones. An evaluation on several ranks counts some twice, to fill
-    the last batch of each.
+    The images of a stream as they come, without broken ones.
 
     Args:
         table: A stream; its shards are shared out among the workers of a loader.

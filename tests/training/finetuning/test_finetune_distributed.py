@@ -11,10 +11,23 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainingArguments
 
-from omnilatent import MultiModalConfig, MultiModalProcessor, create_model
+from omnilatent import (
+    MultiModalConfig,
+    MultiModalProcessor,
+    RelPosViTConfig,
+    RelPosViTForImageClassification,
+    create_model,
+)
 from omnilatent.training import cli
 from omnilatent.training.data import make_sample_data
-from omnilatent.training.finetuning import TASKS, TaskTrainer
+from omnilatent.training.finetuning import (
+    TASKS,
+    ImageClassificationTrainer,
+    ImageCollator,
+    ImageTable,
+    LabelledImageStream,
+    TaskTrainer,
+)
 
 SAMPLES = 8  # of a step, over all processes
 
@@ -117,6 +130,42 @@ def test_two_processes_judge_each_sample_of_a_stream_once(tmp_path, monkeypatch)
     for rank in range(2):
         for texts in json.loads((tmp_path / f"rank{rank}.json").read_text()):
             assert texts == [f"caption {number}" for number in range(8)]
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def classify_stream(folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    picture = {"bytes": (folder / "one.png").read_bytes(), "path": None}
+    rows = Dataset.from_list([{"image": picture, "label": number} for number in range(8)]).to_iterable_dataset()
+    table = ImageTable(rows, "drawn", "image", "label", [str(number) for number in range(8)])
+    args = TrainingArguments(
+        str(folder),
+        per_device_eval_batch_size=3,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        accelerator_config={"dispatch_batches": False},
+    )
+    trainer = ImageClassificationTrainer(
+        model=RelPosViTForImageClassification(RelPosViTConfig.tiny(num_labels=8)),
+        args=args,
+        eval_dataset=LabelledImageStream(table, lambda picture: torch.zeros(3, 32, 32)),
+        data_collator=ImageCollator(8),
+    )
+    labels = [trainer.predict(trainer.eval_dataset).label_ids.tolist() for _ in range(2)]
+    assert trainer.evaluate()["eval_accuracy"] == 1 / 8  # all look alike
+    (folder / f"rank{args.process_index}.json").write_text(json.dumps(labels))
+
+
+def test_two_processes_judge_each_image_of_a_stream_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
+    debug_launcher(classify_stream, (tmp_path,))
+    for rank in range(2):
+        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == [list(range(8))] * 2
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
