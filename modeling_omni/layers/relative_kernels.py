@@ -3,6 +3,9 @@
 Which entry a query and a key read is the difference of two numbers, the query's code and the key's, whatever the grid:
 no index and no bias of Q x K is ever in memory. All sums have one order, so that each run gives the same bits.
 
+A program works on a tile of queries, or of keys for the gradients of keys and values, and walks along the other side. The
+last tile is a small one where few rows are left: 14 x 14 patches are three tiles of 64 and 4 more.
+
 Shapes: B batch, H heads, Q queries, K keys, d head width, E entries of a table by code.
 """
 
@@ -19,10 +22,11 @@ LOG2_E = 1.4426950408889634
 TILES = {
     "forward": (64, 32, 4, 3),
     "query": (64, 32, 4, 3),
-    "key_value": (32, 64, 4, 2),
+    "key_value": (32, 64, 4, 3),
     "table": (64, 64, 4, 3),
 }
 WIDE_TILE = (64, 32, 8, 2)
+FEW = tl.constexpr(16)  # rows of the last tile where no more are left
 MAX_TILE = 256  # tokens; codes are padded to a multiple of it
 WORKSPACE = 2**26  # bytes in which gradients of scores are collected before they are summed into the table's
 PROGRAMS = 768  # that sum scores' gradients, at the least: some for each of a large device's multiprocessors
@@ -123,7 +127,7 @@ def table_gradient(
             query, key, value, table, query_codes, key_codes, key_mask, grad_output, log_sum, delta, sums,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *grad_output.stride()[:3],
             *sums.stride()[:3], *_table_strides(table), heads, queries, keys, width, scaling,
-            start, batch, _parts(batch, parts), **constants,
+            start, batch, _parts(batch, parts), OF_EACH=len(table) > 1, **constants,
         )  # fmt: skip
         gradient = gradient + gather_entries(sums[:, :, :count], table, query_codes[start:], key_of_code, shift)
     return gradient
@@ -144,20 +148,23 @@ def gather_entries(sums, table, query_codes, key_of_code, shift) -> torch.Tensor
 def _tile(kernel: str, query: torch.Tensor, key: torch.Tensor, key_mask) -> tuple[int, int, dict]:
     """Queries and keys of a tile, and a kernel's constants."""
     tile = TILES[kernel] if query.itemsize == 2 and query.shape[-1] <= 64 else WIDE_TILE
-    return _constants(tile, query.shape[2], key.shape[2], query.shape[3], query.dtype, key_mask is not None)
+    of_keys, has_mask = kernel == "key_value", key_mask is not None
+    return _constants(tile, of_keys, query.shape[2], key.shape[2], query.shape[3], query.dtype, has_mask)
 
 
 @functools.lru_cache(maxsize=256)
-def _constants(tile, queries, keys, width, dtype, has_mask):
+def _constants(tile, of_keys, queries, keys, width, dtype, has_mask):
     block_q, block_k, warps, stages = tile
     block_q = min(block_q, max(16, triton.next_power_of_2(queries)))
     block_k = min(block_k, max(16, triton.next_power_of_2(keys)))
+    rows, block = (keys, block_k) if of_keys else (queries, block_q)
     padded_width = max(16, triton.next_power_of_2(width))
     return (
         block_q,
         block_k,
         {
             "HAS_MASK": has_mask,
+            "FEW_LEFT": 0 < rows % block <= FEW.value < block,
             "ALL_SEEN": not has_mask and keys % block_k == 0,
             "BLOCK_Q": block_q,
             "BLOCK_K": block_k,
@@ -210,15 +217,37 @@ def _forward(
     query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, output_b, output_h, output_n,
     table_b, table_h, heads, num_queries, num_keys, width, scale,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
-    q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    key += b * key_b + h * key_h
-    value += b * value_b + h * value_h
-    table += b * table_b + h * table_h
-    queries = _load_rows(query + b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH, WHOLE)
+    first = tl.program_id(0) * BLOCK_Q
+    given = (
+        query + b * query_b + h * query_h, key + b * key_b + h * key_h, value + b * value_b + h * value_h,
+        table + b * table_b + h * table_h, query_codes, key_codes, key_mask, output + b * output_b + h * output_h,
+        log_sum + tl.program_id(1).to(tl.int64) * num_queries,
+        query_n, key_n, value_n, output_n, num_queries, num_keys, width, scale, b,
+    )  # fmt: skip
+    if FEW_LEFT:
+        if first + FEW >= num_queries:
+            _forward_tile(given, first, HAS_MASK, ALL_SEEN, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
+        else:
+            _forward_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+    else:
+        _forward_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+
+
+@triton.jit
+def _forward_tile(
+    given, first, HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    (
+        query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
+        query_n, key_n, value_n, output_n, num_queries, num_keys, width, scale, b,
+    ) = given  # fmt: skip
+    q = first + tl.arange(0, BLOCK_Q)
+    queries = _load_rows(query, query_n, q, num_queries, width, WIDTH, WHOLE)
     query_code = tl.load(query_codes + q)
     top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
@@ -242,9 +271,9 @@ def _forward(
         top = new_top
     blind = total == 0.0
     sums = sums / tl.where(blind, 1.0, total)[:, None]
-    _store_rows(output + b * output_b + h * output_h, output_n, q, num_queries, width, sums, WIDTH)
+    _store_rows(output, output_n, q, num_queries, width, sums, WIDTH)
     logs = tl.where(blind, float("inf"), top + tl.log2(tl.where(blind, 1.0, total)))
-    tl.store(log_sum + tl.program_id(1).to(tl.int64) * num_queries + q, logs, q < num_queries)
+    tl.store(log_sum + q, logs, q < num_queries)
 
 
 @triton.jit
@@ -253,22 +282,43 @@ def _backward_query(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     output_b, output_h, output_n, d_query_b, d_query_h, d_query_n,
     table_b, table_h, heads, num_queries, num_keys, width, scaling,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
-    q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    row = tl.program_id(1).to(tl.int64) * num_queries + q
-    key += b * key_b + h * key_h
-    value += b * value_b + h * value_h
-    table += b * table_b + h * table_h
+    first, rows = tl.program_id(0) * BLOCK_Q, tl.program_id(1).to(tl.int64) * num_queries
+    given = (
+        query + b * query_b + h * query_h, key + b * key_b + h * key_h, value + b * value_b + h * value_h,
+        table + b * table_b + h * table_h, query_codes, key_codes, key_mask, grad + b * grad_b + h * grad_h,
+        log_sum + rows, delta + rows, output + b * output_b + h * output_h, d_query + b * d_query_b + h * d_query_h,
+        query_n, key_n, value_n, grad_n, output_n, d_query_n, num_queries, num_keys, width, scaling, b,
+    )  # fmt: skip
+    if FEW_LEFT:
+        if first + FEW >= num_queries:
+            _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
+        else:
+            _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+    else:
+        _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+
+
+@triton.jit
+def _backward_query_tile(
+    given, first, HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    (
+        query, key, value, table, query_codes, key_codes, key_mask, grad, log_sum, delta, output, d_query,
+        query_n, key_n, value_n, grad_n, output_n, d_query_n, num_queries, num_keys, width, scaling, b,
+    ) = given  # fmt: skip
+    q = first + tl.arange(0, BLOCK_Q)
     scale = scaling * 1.4426950408889634
-    queries = _load_rows(query + b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH, WHOLE)
-    grads = _load_rows(grad + b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH, WHOLE)
-    outputs = _load_rows(output + b * output_b + h * output_h, output_n, q, num_queries, width, WIDTH, WHOLE)
+    queries = _load_rows(query, query_n, q, num_queries, width, WIDTH, WHOLE)
+    grads = _load_rows(grad, grad_n, q, num_queries, width, WIDTH, WHOLE)
+    outputs = _load_rows(output, output_n, q, num_queries, width, WIDTH, WHOLE)
     along = tl.sum(outputs.to(tl.float32) * grads.to(tl.float32), axis=1)
-    tl.store(delta + row, along, q < num_queries)
-    logs = tl.load(log_sum + row, q < num_queries, float("inf"))
+    tl.store(delta + q, along, q < num_queries)
+    logs = tl.load(log_sum + q, q < num_queries, float("inf"))
     query_code = tl.load(query_codes + q)
     sums = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
     for start in range(0, num_keys, BLOCK_K):
@@ -283,7 +333,7 @@ def _backward_query(
         toward = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
         d_scores = weights * (toward - along[:, None])
         sums = tl.dot(d_scores.to(keys.dtype), keys, sums, input_precision=PRECISION)
-    _store_rows(d_query + b * d_query_b + h * d_query_h, d_query_n, q, num_queries, width, sums * scaling, WIDTH)
+    _store_rows(d_query, d_query_n, q, num_queries, width, sums * scaling, WIDTH)
 
 
 @triton.jit
@@ -292,28 +342,49 @@ def _backward_key_value(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     d_key_b, d_key_h, d_key_n, d_value_b, d_value_h, d_value_n,
     table_b, table_h, heads, num_queries, num_keys, width, scaling,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    query += b * query_b + h * query_h
-    grad += b * grad_b + h * grad_h
-    table += b * table_b + h * table_h
+    first, rows = tl.program_id(0) * BLOCK_K, tl.program_id(1).to(tl.int64) * num_queries
+    given = (
+        query + b * query_b + h * query_h, key + b * key_b + h * key_h, value + b * value_b + h * value_h,
+        table + b * table_b + h * table_h, query_codes, key_codes, key_mask, grad + b * grad_b + h * grad_h,
+        log_sum + rows, delta + rows, d_key + b * d_key_b + h * d_key_h, d_value + b * d_value_b + h * d_value_h,
+        query_n, key_n, value_n, grad_n, d_key_n, d_value_n, num_queries, num_keys, width, scaling, b,
+    )  # fmt: skip
+    if FEW_LEFT:
+        if first + FEW >= num_keys:
+            _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, FEW, WIDTH, WHOLE, PRECISION)
+        else:
+            _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+    else:
+        _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+
+
+@triton.jit
+def _backward_key_value_tile(
+    given, first, HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    (
+        query, key, value, table, query_codes, key_codes, key_mask, grad, log_sum, delta, d_key, d_value,
+        query_n, key_n, value_n, grad_n, d_key_n, d_value_n, num_queries, num_keys, width, scaling, b,
+    ) = given  # fmt: skip
+    k = first + tl.arange(0, BLOCK_K)
     scale = scaling * 1.4426950408889634
-    keys = _load_rows(key + b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH, WHOLE)
-    values = _load_rows(value + b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH, WHOLE)
+    keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
+    values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
     key_code = tl.load(key_codes + k)
     seen = _seen(k, num_keys, key_mask, b, HAS_MASK)
     key_sums = tl.zeros((BLOCK_K, WIDTH), tl.float32)
     value_sums = tl.zeros((BLOCK_K, WIDTH), tl.float32)
-    for start in range(0, num_queries, BLOCK_Q):
-        q = start + tl.arange(0, BLOCK_Q)
-        row = tl.program_id(1).to(tl.int64) * num_queries + q
+    q = tl.arange(0, BLOCK_Q)
+    logs = tl.load(log_sum + q, q < num_queries, float("inf"))
+    along = tl.load(delta + q, q < num_queries, 0.0)
+    for _ in range(0, num_queries, BLOCK_Q):
         queries = _load_rows(query, query_n, q, num_queries, width, WIDTH, WHOLE)
         grads = _load_rows(grad, grad_n, q, num_queries, width, WIDTH, WHOLE)
-        logs = tl.load(log_sum + row, q < num_queries, float("inf"))
-        along = tl.load(delta + row, q < num_queries, 0.0)
         # keys are the rows here, so that the weights go into the next products as they are
         bias = tl.load(table + (tl.load(query_codes + q)[None, :] - key_code[:, None]))
         scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale + bias
@@ -324,8 +395,11 @@ def _backward_key_value(
         toward = tl.dot(values, tl.trans(grads), input_precision=PRECISION)
         d_scores = weights * (toward - along[None, :])
         key_sums = tl.dot(d_scores.to(queries.dtype), queries, key_sums, input_precision=PRECISION)
-    _store_rows(d_key + b * d_key_b + h * d_key_h, d_key_n, k, num_keys, width, key_sums * scaling, WIDTH)
-    _store_rows(d_value + b * d_value_b + h * d_value_h, d_value_n, k, num_keys, width, value_sums, WIDTH)
+        q += BLOCK_Q  # read ahead by hand: Triton would copy these through shared memory, number by number
+        logs = tl.load(log_sum + q, q < num_queries, float("inf"))
+        along = tl.load(delta + q, q < num_queries, 0.0)
+    _store_rows(d_key, d_key_n, k, num_keys, width, key_sums * scaling, WIDTH)
+    _store_rows(d_value, d_value_n, k, num_keys, width, value_sums, WIDTH)
 
 
 @triton.jit
@@ -334,27 +408,56 @@ def _sum_score_gradients(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     sums_p, sums_h, sums_n, table_b, table_h, heads, num_queries, num_keys, width, scaling,
     first_query, batch, samples,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    OF_EACH: tl.constexpr, HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of scores, summed over the samples of one part of the batch."""
     part, h = tl.program_id(2) // heads, tl.program_id(2) % heads
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    place = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    first = tl.program_id(1) * BLOCK_Q
+    given = (
+        query + h * query_h, key + h * key_h, value + h * value_h, table + h * table_h, query_codes + first_query,
+        key_codes, key_mask, grad + h * grad_h, log_sum, delta, sums + tl.cast(part, tl.int64) * sums_p + h * sums_h,
+        query_b, query_n, key_b, key_n, value_b, value_n, grad_b, grad_n, sums_n, table_b, heads, num_queries, num_keys,
+        width, scaling, first_query, h, part * samples, tl.minimum((part + 1) * samples, batch),
+    )  # fmt: skip
+    if FEW_LEFT:
+        if first_query + first + FEW >= num_queries:
+            _sum_tile(given, first, k, OF_EACH, HAS_MASK, FEW, WIDTH, WHOLE, PRECISION)
+        else:
+            _sum_tile(given, first, k, OF_EACH, HAS_MASK, BLOCK_Q, WIDTH, WHOLE, PRECISION)
+    else:
+        _sum_tile(given, first, k, OF_EACH, HAS_MASK, BLOCK_Q, WIDTH, WHOLE, PRECISION)
+
+
+@triton.jit
+def _sum_tile(
+    given, first, k, OF_EACH: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    (
+        query, key, value, table, query_codes, key_codes, key_mask, grad, log_sum, delta, sums,
+        query_b, query_n, key_b, key_n, value_b, value_n, grad_b, grad_n, sums_n, table_b, heads, num_queries, num_keys,
+        width, scaling, first_query, h, begin, end,
+    ) = given  # fmt: skip
+    place = first + tl.arange(0, BLOCK_Q)
     q = first_query + place
     scale = scaling * 1.4426950408889634
-    entry = tl.load(query_codes + q)[:, None] - tl.load(key_codes + k)[None, :]
-    total = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
-    for sample in range(part * samples, tl.minimum((part + 1) * samples, batch)):
+    entry = tl.load(query_codes + place)[:, None] - tl.load(key_codes + k)[None, :]
+    if not OF_EACH:  # the same for all samples
+        bias = tl.load(table + entry)
+    total = tl.zeros((BLOCK_Q, k.shape[0]), tl.float32)
+    for sample in range(begin, end):
         b = tl.cast(sample, tl.int64)
         row = (b * heads + h) * num_queries + q
-        queries = _load_rows(query + b * query_b + h * query_h, query_n, q, num_queries, width, WIDTH, WHOLE)
-        grads = _load_rows(grad + b * grad_b + h * grad_h, grad_n, q, num_queries, width, WIDTH, WHOLE)
-        keys = _load_rows(key + b * key_b + h * key_h, key_n, k, num_keys, width, WIDTH, WHOLE)
-        values = _load_rows(value + b * value_b + h * value_h, value_n, k, num_keys, width, WIDTH, WHOLE)
+        queries = _load_rows(query + b * query_b, query_n, q, num_queries, width, WIDTH, WHOLE)
+        grads = _load_rows(grad + b * grad_b, grad_n, q, num_queries, width, WIDTH, WHOLE)
+        keys = _load_rows(key + b * key_b, key_n, k, num_keys, width, WIDTH, WHOLE)
+        values = _load_rows(value + b * value_b, value_n, k, num_keys, width, WIDTH, WHOLE)
         logs = tl.load(log_sum + row, q < num_queries, float("inf"))
         along = tl.load(delta + row, q < num_queries, 0.0)
-        bias = tl.load(table + b * table_b + h * table_h + entry)
+        if OF_EACH:
+            bias = tl.load(table + b * table_b + entry)
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
         toward = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
         d_scores = tl.exp2(scores - logs[:, None]) * (toward - along[:, None])
@@ -362,8 +465,7 @@ def _sum_score_gradients(
             d_scores = tl.where(_seen(k, num_keys, key_mask, b, HAS_MASK)[None, :], d_scores, 0.0)
         total += d_scores
     inside = (q < num_queries)[:, None] & (k < num_keys)[None, :]
-    at = tl.cast(part, tl.int64) * sums_p + h * sums_h
-    tl.store(sums + at + place[:, None] * sums_n + k[None, :], total, inside)
+    tl.store(sums + place[:, None] * sums_n + k[None, :], total, inside)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ CASES = [  # queries' grid, keys' grid, class token, one table per sample, maske
     ((19,), (19,), False, True, True),
     ((2, 3, 3), (2, 3, 3), False, False, True),
     ((5, 5), (5, 5), True, True, False),
+    ((4, 16), (4, 16), True, False, True),  # a few queries and keys beyond whole tiles
 ]
 
 
