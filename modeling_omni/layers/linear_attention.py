@@ -19,7 +19,8 @@ from .symbolic_lengths import is_symbolic
 
 # features and values of a head that are in memory at once; the sequence goes by in segments, which backward computes
 # again. Larger ones need fewer calls, smaller ones keep the peak of backward below twice what flash attention needs.
-SEGMENT_NUMBERS = 2**21
+# Half of it in causal attention, whose chunks make scores as well.
+SEGMENT_NUMBERS = 2**22
 # tokens of a causal chunk: within it scores are made, between chunks sums are handed on
 CHUNK = 128
 # the start of a maximum, whose difference to itself is 0
@@ -55,7 +56,8 @@ def linear_attention(
     features = feature_map.width(query.shape[-1])
     sums = value.new_zeros(value.shape[0], heads, features, value.shape[-1], dtype=wide)
     state = (sums, sums[..., 0], value.new_full((value.shape[0], heads, 1, 1), LOWEST, dtype=wide))
-    segment = max(SEGMENT_NUMBERS // (features + value.shape[-1]) // CHUNK, 1) * CHUNK
+    numbers = SEGMENT_NUMBERS // 2 if is_causal else SEGMENT_NUMBERS
+    segment = max(numbers // (features + value.shape[-1]) // CHUNK, 1) * CHUNK
     queries, keys, values = (_split(states, segment) for states in (query, key, value))
     marks = [None] * len(keys) if there is None else _split(there, segment)
     outputs = []

@@ -189,6 +189,7 @@ class _RelativeAttention(torch.autograd.Function):
     def forward(ctx, *inputs):  # with a `setup_context` beside it, each call would look at its signature
         output = attend_by_kernel(*inputs)
         _remember(ctx, inputs, output)
+        ctx.set_materialize_grads(False)  # no zeros for what only backward reads
         return output
 
     @staticmethod

@@ -39,8 +39,8 @@ def prepare_table(table: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     In float16 for queries of 16 bits, so that Triton reads entries where they are needed. Of larger numbers it would make
     copies ahead of time in shared memory, one by one, at twice the time. A bias of 10 is then off by at most 0.005.
     """
-    table = table * LOG2_E
-    return table.half() if query.element_size() == 2 else table
+    dtype = torch.float16 if query.element_size() == 2 else table.dtype
+    return torch.mul(table, LOG2_E, out=torch.empty_like(table, dtype=dtype))
 
 
 def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
@@ -118,7 +118,7 @@ def table_gradient(
     # one part of the batch per table, or enough of them to keep the device busy
     parts = batch if len(table) > 1 else max(1, min(batch // 16, _parts(PROGRAMS, tiles)))
     rows = max(1, WORKSPACE // (4 * parts * heads * keys) // block_q) * block_q
-    gradient = 0
+    gradient = None
     sums = log_sum.new_empty(parts, heads, min(rows, queries), keys)
     for start in range(0, queries, rows):
         count = min(rows, queries - start)
@@ -129,7 +129,8 @@ def table_gradient(
             *sums.stride()[:3], *_table_strides(table), heads, queries, keys, width, scaling,
             start, batch, _parts(batch, parts), OF_EACH=len(table) > 1, **constants,
         )  # fmt: skip
-        gradient = gradient + gather_entries(sums[:, :, :count], table, query_codes[start:], key_of_code, shift)
+        gathered = gather_entries(sums[:, :, :count], table, query_codes[start:], key_of_code, shift)
+        gradient = gathered if gradient is None else gradient + gathered
     return gradient
 
 

@@ -101,7 +101,8 @@ def measure(forward, states, table, size, weight, repeats=30):
     before = torch.cuda.memory_allocated()
     step()
     memory = torch.cuda.max_memory_allocated() - before - sum(tensor.nbytes for tensor in states)
-    # queued, so that the figures are the device's, unless the CPU is slower than it
+    # the device waits while the CPU queues all steps, so that the figures are the device's on a slow host too
+    torch.cuda._sleep(200_000_000)
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for start, end in events:
         start.record()
