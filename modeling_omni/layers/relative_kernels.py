@@ -30,7 +30,6 @@ TILES = {
     "table": (64, 64, 4, 3),
 }
 WIDE_TILE = (64, 32, 8, 2)
-MAX_TILE = 256  # tokens; codes are padded to a multiple of it
 WORKSPACE = 2**26  # bytes in which gradients of scores are collected before they are summed into the table's
 PROGRAMS = 768  # that sum scores' gradients, at the least: some for each of a large device's multiprocessors
 GATHERERS = 16  # programs that share the queries of a chunk when entries gather their gradients
@@ -52,7 +51,7 @@ def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
     Args:
         query: (B, H, Q, d); key, value: (B, H, K, d), in any layout with d contiguous.
         table: (B or 1, H, E), contiguous, from `prepare_table`.
-        query_codes, key_codes: int32, (Q,) and (K,) padded to a multiple of `MAX_TILE`, the last code repeated.
+        query_codes, key_codes: int32, (Q,) and (K,) padded by the last code to whole tiles, as `make_codes` does.
         key_mask: (B, K) bool, False for keys that nobody sees; `None`: all are seen.
 
     Returns:

@@ -40,6 +40,18 @@ def _seen(k, num_keys, key_mask, b, HAS_MASK: tl.constexpr):
 
 
 @triton.jit
+def _read_keys(
+    queries, query_code, k, key, value, table, key_codes, key_n, value_n, num_keys, width, scale,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Keys, values, and the scores that a tile of queries gives them."""
+    keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
+    values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
+    bias = tl.load(table + (query_code[:, None] - tl.load(key_codes + k)[None, :]))
+    return keys, values, tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
+
+
+@triton.jit
 def forward(
     query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, output_b, output_h, output_n,
@@ -58,10 +70,8 @@ def forward(
     if FEW_LEFT:
         if first + FEW >= num_queries:
             _forward_tile(given, first, HAS_MASK, ALL_SEEN, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
-        else:
-            _forward_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
-    else:
-        _forward_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+            return
+    _forward_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
 
 
 @triton.jit
@@ -81,10 +91,10 @@ def _forward_tile(
     sums = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
     for start in range(0, num_keys, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
-        values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
-        bias = tl.load(table + (query_code[:, None] - tl.load(key_codes + k)[None, :]))
-        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
+        keys, values, scores = _read_keys(
+            queries, query_code, k, key, value, table, key_codes, key_n, value_n, num_keys, width, scale,
+            WIDTH, WHOLE, PRECISION,
+        )  # fmt: skip
         if not ALL_SEEN:
             scores = tl.where(_seen(k, num_keys, key_mask, b, HAS_MASK)[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, axis=1))
@@ -123,10 +133,8 @@ def backward_query(
     if FEW_LEFT:
         if first + FEW >= num_queries:
             _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
-        else:
-            _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
-    else:
-        _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+            return
+    _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
 
 
 @triton.jit
@@ -150,10 +158,10 @@ def _backward_query_tile(
     sums = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
     for start in range(0, num_keys, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
-        values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
-        bias = tl.load(table + (query_code[:, None] - tl.load(key_codes + k)[None, :]))
-        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
+        keys, values, scores = _read_keys(
+            queries, query_code, k, key, value, table, key_codes, key_n, value_n, num_keys, width, scale,
+            WIDTH, WHOLE, PRECISION,
+        )  # fmt: skip
         weights = tl.exp2(scores - logs[:, None])
         if not ALL_SEEN:
             weights = tl.where(_seen(k, num_keys, key_mask, b, HAS_MASK)[None, :], weights, 0.0)
@@ -183,10 +191,8 @@ def backward_key_value(
     if FEW_LEFT:
         if first + FEW >= num_keys:
             _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, FEW, WIDTH, WHOLE, PRECISION)
-        else:
-            _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
-    else:
-        _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
+            return
+    _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
 
 
 @triton.jit
@@ -251,10 +257,8 @@ def sum_score_gradients(
     if FEW_LEFT:
         if first_query + first + FEW >= num_queries:
             _sum_tile(given, first, k, OF_EACH, HAS_MASK, FEW, WIDTH, WHOLE, PRECISION)
-        else:
-            _sum_tile(given, first, k, OF_EACH, HAS_MASK, BLOCK_Q, WIDTH, WHOLE, PRECISION)
-    else:
-        _sum_tile(given, first, k, OF_EACH, HAS_MASK, BLOCK_Q, WIDTH, WHOLE, PRECISION)
+            return
+    _sum_tile(given, first, k, OF_EACH, HAS_MASK, BLOCK_Q, WIDTH, WHOLE, PRECISION)
 
 
 @triton.jit
