@@ -98,14 +98,8 @@ def test_two_processes_train_and_judge_as_one(task, tmp_path, monkeypatch):
         torch.testing.assert_close(first["weights"][name], values, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def judge_stream(folder):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(1)
-    task = TASKS["captioning"](None)
-    task.collator = lambda training: lambda samples: {"captions": [sample["captions"][0] for sample in samples]}
-    task.score = lambda model, inputs: [{"text": text, "loss": 0.0} for text in inputs["captions"]]
-    task.figures = lambda model, rows: {"samples": len(rows)}
-    args = TrainingArguments(
+def judging_arguments(folder, **words):
+    return TrainingArguments(
         str(folder),
         per_device_eval_batch_size=3,
         report_to="none",
@@ -113,7 +107,18 @@ def judge_stream(folder):
         disable_tqdm=True,
         remove_unused_columns=False,
         accelerator_config={"dispatch_batches": False},
+        **words,
     )
+
+
+def judge_stream(folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    task = TASKS["captioning"](None)
+    task.collator = lambda training: lambda samples: {"captions": [sample["captions"][0] for sample in samples]}
+    task.score = lambda model, inputs: [{"text": text, "loss": 0.0} for text in inputs["captions"]]
+    task.figures = lambda model, rows: {"samples": len(rows)}
+    args = judging_arguments(folder)
     picture = (folder / "one.png").read_bytes()
     table = Dataset.from_list([{"image": picture, "caption": f"caption {number}"} for number in range(8)])
     stream = task.dataset_class.stream(table.to_iterable_dataset())
@@ -139,16 +144,7 @@ def classify_stream(folder):
     picture = {"bytes": (folder / "one.png").read_bytes(), "path": None}
     rows = Dataset.from_list([{"image": picture, "label": number} for number in range(8)]).to_iterable_dataset()
     table = ImageTable(rows, "drawn", "image", "label", [str(number) for number in range(8)])
-    args = TrainingArguments(
-        str(folder),
-        per_device_eval_batch_size=3,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        accelerator_config={"dispatch_batches": False},
-    )
+    args = judging_arguments(folder, label_names=["labels"])
     trainer = ImageClassificationTrainer(
         model=RelPosViTForImageClassification(RelPosViTConfig.tiny(num_labels=8)),
         args=args,
