@@ -1,4 +1,4 @@
-"""The masks of kernels that make no scores: which keys are there."""
+"""The masks of kernels that take none of pairs of tokens: which keys are there."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def key_mask(
     """
     if mask_function not in (causal, everywhere):
         raise ValueError(
-            "A kernel that makes no score for each pair of tokens hides padding and the future only: it has no word "
+            "A kernel that takes no mask of pairs of tokens hides padding and the future only: it has no word "
             f"for the mask predicate {getattr(mask_function, '__qualname__', mask_function)}."
         )
     return None if attention_mask is None else attention_mask[:, -kv_length:].bool()

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import flash_attention_mask
 
 from .heads import like_rows
 from .kernels import expand_groups, get_kernel
+from .key_masks import key_mask
 from .relative_bias import LOOKUP_KERNELS, RelativeBias, bias_for_kernel
 from .relative_position import CLASS_ENTRIES
 
@@ -248,5 +248,5 @@ def relative_attention_forward(
 
 
 AttentionInterface.register(NAME, relative_attention_forward)
-AttentionMaskInterface.register(NAME, flash_attention_mask)  # the keys' padding, (B, K)
+AttentionMaskInterface.register(NAME, key_mask)
 LOOKUP_KERNELS.add(NAME)

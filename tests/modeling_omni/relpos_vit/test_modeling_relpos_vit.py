@@ -201,6 +201,17 @@ def test_an_exported_graph_holds_no_mask_where_nothing_is_padded():
     assert all(len(call.all_input_nodes) == 3 for call in calls)  # a mask keeps fused kernels from running
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "relative"])
+def test_a_compiled_graph_of_a_padded_batch_is_whole_and_equal(kernel):
+    model, pixels = build(), images(2, 3, 24, 32)
+    model.set_attn_implementation(kernel)
+    mask = torch.ones(2, 24, 32)
+    mask[1, 16:] = 0
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(pixels, mask).logits, model(pixels, mask).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_hidden_states_and_attentions_are_given_when_asked_for():
     model = build(attn_implementation="eager", use_class_token=True)
     output = model(images(2, 3, 24, 32), output_hidden_states=True, output_attentions=True)
