@@ -147,12 +147,15 @@ class RelPosViTConfig(KnownWords, PreTrainedConfig):
         for name, words in {
             "norm_position": ("before", "after"),
             "position_embedding": ("relative", "absolute", "both", "none"),
-            "bias_type": ("1d", "2d") if self.num_frames is None else ("1d", "3d"),
             "pooling": ("mean", "cls"),
         }.items():
             if getattr(self, name) not in words:
-                frames = f" with `num_frames` {self.num_frames}" if name == "bias_type" else ""
-                raise ValueError(f"`{name}` must be one of {', '.join(words)}{frames}, got {getattr(self, name)!r}.")
+                raise ValueError(f"`{name}` must be one of {', '.join(words)}, got {getattr(self, name)!r}.")
+        if self.bias_type not in (("1d", "2d") if self.num_frames is None else ("1d", "3d")):
+            raise ValueError(
+                '`bias_type` must be "1d" or "2d" for images (`num_frames=None`), and "1d" or "3d" for videos '
+                f"(`num_frames` set), got {self.bias_type!r} with `num_frames={self.num_frames}`."
+            )
         if self.pooling == "cls" and not self.use_class_token:
             raise ValueError('`pooling` "cls" needs `use_class_token`.')
 

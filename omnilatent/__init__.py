@@ -55,6 +55,7 @@ _PUBLIC = {
     "get_relative_position_index_1d": "modeling_omni.layers.relative_position",
     "get_relative_position_index_2d": "modeling_omni.layers.relative_position",
     "get_relative_position_index_3d": "modeling_omni.layers.relative_position",
+    "attention_rollout": "training.rollout",
     "convert_timm": "modeling_omni.relpos_vit.foreign_weights",
     "convert_beit": "modeling_omni.relpos_vit.foreign_weights",
     "AttentionConfig": "configuration.configuration_attention",

@@ -9,7 +9,7 @@ from omnilatent.training import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/hooks.md")
+PAGES = ("README.md", "docs/hooks.md", "docs/vision_transformer.md")
 BLOCKS = [
     (page, block)
     for page in PAGES
@@ -34,15 +34,13 @@ def test_there_are_examples_and_commands():
     assert len(BLOCKS) >= 4 and len(COMMANDS) >= 3
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/deployment.md", "docs/hooks.md", "docs/specification.md"]
-)
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/deployment.md", "docs/specification.md"])
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/deployment.md", "docs/hooks.md", "docs/specification.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/deployment.md", "docs/specification.md"])
 def test_named_files_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(

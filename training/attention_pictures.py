@@ -73,14 +73,15 @@ def visualize_bias_table(
         bias_table: (entries, heads).
         save_path, title: see [`visualize_attention_weights`], as are the errors.
         window_size: (height, width) of the window that the table is for: each head is then drawn as a map of offsets,
-            (2 height - 1, 2 width - 1), without the entries of a class token. `None`: a row for each head.
+            a query's place minus a key's, from 1 - height to height - 1 and from 1 - width to width - 1, without the
+            entries of a class token. `None`: a row for each head.
 
     Raises:
         ValueError: for a table that does not fit the window.
     """
     if bias_table.ndim != 2 or bias_table.numel() == 0:
         raise ValueError(f"`bias_table` must be (entries, heads), got the shape {tuple(bias_table.shape)}.")
-    labels = ("head", "entry")
+    labels, extent = ("head", "entry"), None
     panels = bias_table.t().unsqueeze(0)
     if window_size is not None:
         height, width = (2 * size - 1 for size in window_size)
@@ -91,9 +92,10 @@ def visualize_bias_table(
             )
         panels = bias_table[: height * width].t().unflatten(1, (height, width))
         labels = ("offset of rows", "offset of columns")
+        extent = (-width / 2, width / 2, height / 2, -height / 2)  # of the cells' edges: offset 0 is in the middle
     panels = _as_panels("bias_table", panels)
     limit = panels.abs().max().item() or 1.0
-    _draw(panels, save_path, title, "coolwarm", -limit, limit, labels)
+    _draw(panels, save_path, title, "coolwarm", -limit, limit, labels, extent)
 
 
 def visualize_shares(
@@ -139,7 +141,7 @@ def _as_panels(name, values):
     return values.unsqueeze(0) if values.ndim == 2 else values[0] if values.ndim == 4 else values
 
 
-def _draw(panels, save_path, title, cmap, low=None, high=None, labels=("", "")):
+def _draw(panels, save_path, title, cmap, low=None, high=None, labels=("", ""), extent=None):
     pyplot = _pyplot()
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
@@ -152,9 +154,16 @@ def _draw(panels, save_path, title, cmap, low=None, high=None, labels=("", "")):
             axis.set_axis_off()
             continue
         image = axis.imshow(
-            panels[index].numpy(), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+            panels[index].numpy(),
+            cmap=cmap,
+            vmin=low,
+            vmax=high,
+            extent=extent,
+            aspect="auto",
+            interpolation="nearest",
         )
         axis.set(ylabel=labels[0], xlabel=labels[1])
+        axis.locator_params(integer=True)  # ticks are at whole tokens
         if len(panels) > 1:
             axis.set_title(f"head {index}", fontsize=8)
     figure.colorbar(image, ax=axes)

@@ -22,14 +22,13 @@ def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
         (B, N, N): in row i, the share of each input token in output token i. Rows sum to 1.
 
     Raises:
-        ValueError: for no layer, or layers of other shapes.
+        ValueError: for no weights, as other kernels than "eager" give, or layers of other shapes.
 
     Example:
 
     ```python
     >>> import torch
-    >>> from omnilatent import RelPosViTConfig, RelPosViTModel
-    >>> from omnilatent.training import attention_rollout
+    >>> from omnilatent import RelPosViTConfig, RelPosViTModel, attention_rollout
 
     >>> model = RelPosViTModel(RelPosViTConfig.tiny())
     >>> model.set_attn_implementation("eager")
@@ -38,11 +37,16 @@ def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
     torch.Size([2, 12, 12])
     ```
     """
-    shapes = [None if layer is None else tuple(layer.shape) for layer in attentions]
-    if not shapes or None in shapes or len({(shape[0], *shape[2:]) for shape in shapes}) != 1 or len(shapes[0]) != 4:
+    if attentions is None or len(attentions) == 0 or any(layer is None for layer in attentions):
         raise ValueError(
-            f"Expected (batch, heads, tokens, tokens) of each layer, with as many tokens in all, got {shapes}. "
-            'Weights come from the attention kernel "eager".'
+            'Rollout needs the attention weights of each layer, and only the attention kernel "eager" gives them: load '
+            'the model with `attn_implementation="eager"`, or call `model.set_attn_implementation("eager")`, and then '
+            "call it with `output_attentions=True`."
+        )
+    shapes = [tuple(layer.shape) for layer in attentions]
+    if len({(shape[0], *shape[2:]) for shape in shapes}) != 1 or len(shapes[0]) != 4:
+        raise ValueError(
+            f"Expected (batch, heads, tokens, tokens) of each layer, with as many tokens in all, got {shapes}."
         )
     if shapes[0][2] != shapes[0][3]:
         raise ValueError(f"Rollout needs queries that are keys as well, got {shapes[0][2:]} of them.")

@@ -22,6 +22,10 @@ from .relative_position import CLASS_ENTRIES
 
 NAME = "relative"
 HAS_TRITON = find_spec("triton") is not None
+NO_WEIGHTS = (
+    'The attention kernel "relative" makes no weights, which `output_attentions=True` asks for: load the model with '
+    '`attn_implementation="eager"`, or call `model.set_attn_implementation("eager")`.'
+)
 PADDING = 256  # tokens of the largest tile, whose kernel then need not ask where the codes end
 
 
@@ -226,6 +230,7 @@ def relative_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    is_causal: bool | None = None,
     position_bias: RelativeBias | torch.Tensor | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
@@ -234,7 +239,17 @@ def relative_attention_forward(
     Args:
         query: (B, H, Q, d); key, value: (B, G, K, d).
         attention_mask: (B, K), 1 where a key is seen.
+
+    Raises:
+        ValueError: for causal attention, and where weights are asked for.
     """
+    if getattr(module, "is_causal", False) if is_causal is None else is_causal:
+        raise ValueError(
+            'The attention kernel "relative" hides padding and not the future: causal attention needs "eager", "sdpa" '
+            'or "flex_attention".'
+        )
+    if kwargs.get("output_attentions"):
+        raise ValueError(NO_WEIGHTS)
     there = query.is_cuda and HAS_TRITON and query.dtype != torch.float64
     if isinstance(position_bias, RelativeBias) and there and dropout == 0.0:
         key, value = expand_groups(query, key, value)
@@ -244,7 +259,8 @@ def relative_attention_forward(
         kwargs["position_bias"] = bias_for_kernel(position_bias, "sdpa", query)
     if attention_mask is not None:
         attention_mask = attention_mask.bool()[:, None, None, :].expand(-1, -1, query.shape[2], -1)
-    return get_kernel("sdpa")(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    kwargs |= dict(scaling=scaling, dropout=dropout, is_causal=False)
+    return get_kernel("sdpa")(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(NAME, relative_attention_forward)

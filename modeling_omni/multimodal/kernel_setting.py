@@ -3,8 +3,10 @@
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..known_kernels import KnowsItsKernels
 
-class SetsKernelsOfParts:
+
+class SetsKernelsOfParts(KnowsItsKernels):
     """Mixin in front of `PreTrainedModel`.
 
     transformers warns of each part of a config for which it finds no model: ours of attentions and fusions, and of
@@ -16,6 +18,7 @@ class SetsKernelsOfParts:
             "eager",
             *ALL_ATTENTION_FUNCTIONS.valid_keys(),
         ):
+            self.get_correct_attn_implementation(attn_implementation)  # refuses before a part is set
             kept = {id(module.config) for module in self.modules() if isinstance(module, PreTrainedModel)}
             _set_parts(self.config, attn_implementation, kept)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)

@@ -91,6 +91,10 @@ class MultiModalPreTrainedModel(SavesOwnNames, SetsKernelsOfParts, PreTrainedMod
                 )
         return cls(config, encoders=encoders)
 
+    @property
+    def _supports_relative_attn(self) -> bool:
+        return not self.config.is_encoder_decoder  # a decoder is causal
+
     def _init_weights(self, module):
         super()._init_weights(module)
         start_layer(module)

@@ -69,6 +69,7 @@ class TokenEncoder(SetsKernelsOfParts, PreTrainedModel):
     _no_split_modules = ["TransformerBlock"]
     _supports_sdpa = True
     _supports_flex_attn = True
+    _supports_relative_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": Attention}

@@ -28,6 +28,7 @@ from ...configuration.modalities import (
     TEXT,
     check_modality,
 )
+from ..known_kernels import KnowsItsKernels
 from ..known_keywords import argument_names, knows_its_keywords, refuse_unknown_keywords
 from ..layers import Attention, MultiAxisRotary, RMSNorm, SwiGLU, TransformerBlock, all_keys_for, causal, segment_mask
 from ..layers.block import LayerScale
@@ -73,7 +74,7 @@ class TokenEmbedding(nn.Embedding):
         return input_ids
 
 
-class OmniLatentPreTrainedModel(PreTrainedModel):
+class OmniLatentPreTrainedModel(KnowsItsKernels, PreTrainedModel):
     config: OmniLatentConfig
     config_class = OmniLatentConfig
     base_model_prefix = "model"

@@ -12,6 +12,7 @@ from transformers.utils import auto_docstring, can_return_tuple
 
 from ...configuration.configuration_audio_visual_aligner import AudioVisualAlignerConfig
 from ...configuration.configuration_omninet import STREAMS, OmniNetConfig
+from ..known_kernels import KnowsItsKernels
 from ..known_keywords import knows_its_keywords
 from ..towers.tower_tokens import TowerTokens, read_audio, read_text, read_vision
 from ..towers.towers import SavesOwnNames, make_tower, open_tower
@@ -26,7 +27,7 @@ WAVEFORM_RATE, SPECTROGRAM_RATE = 16_000, 100  # positions per second
     with it.
     """
 )
-class AudioVisualAligner(SavesOwnNames, PreTrainedModel):
+class AudioVisualAligner(SavesOwnNames, KnowsItsKernels, PreTrainedModel):
     r"""
     ```python
     >>> import torch

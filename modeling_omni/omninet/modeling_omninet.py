@@ -19,6 +19,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_omninet import STREAMS, OmniNetConfig
+from ..known_kernels import KnowsItsKernels
 from ..known_keywords import knows_its_keywords
 from ..layers import Attention, RMSNorm, SwiGLU, TransformerBlock
 from ..layers.block import LayerScale
@@ -63,7 +64,7 @@ class OmniNetOutput(ModelOutput):
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in super().to_tuple())
 
 
-class OmniNetPreTrainedModel(PreTrainedModel):
+class OmniNetPreTrainedModel(KnowsItsKernels, PreTrainedModel):
     config: OmniNetConfig
     config_class = OmniNetConfig
     base_model_prefix = "model"

@@ -16,11 +16,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_relpos_vit import RelPosViTConfig
+from ..known_kernels import KnowsItsKernels
 from ..known_keywords import knows_its_keywords
-from ..layers import (
-    Attention,
-    relative_attention,  # noqa: F401  registers the kernel "relative", which looks biases up
-)
+from ..layers import Attention
 from ..layers.block import LayerScale
 from ..layers.masks import padding_mask
 from ..layers.relative_bias import RelativePositionTable, bias_for_kernel
@@ -128,7 +126,7 @@ class RelPosViTLayer(GradientCheckpointingLayer):
         return self.drop_path(output)
 
 
-class RelPosViTPreTrainedModel(PreTrainedModel):
+class RelPosViTPreTrainedModel(KnowsItsKernels, PreTrainedModel):
     config: RelPosViTConfig
     config_class = RelPosViTConfig
     base_model_prefix = "relpos_vit"
@@ -139,6 +137,7 @@ class RelPosViTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = False  # it takes no bias
+    _supports_relative_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": RelPosViTLayer, "attentions": Attention}

@@ -44,6 +44,24 @@ def test_without_a_path_the_picture_is_shown(monkeypatch):
     assert shown == ["Shown"]
 
 
+def test_offsets_are_a_querys_place_minus_a_keys_in_whole_numbers(monkeypatch):
+    pictures = []
+    monkeypatch.setattr(pyplot, "show", lambda: pictures.append(pyplot.gcf()))
+    rpb = RelativePositionBias(num_heads=2, window_size=(3, 6), init_std=0.0)
+    query, key = 2 * 6 + 1, 0 * 6 + 5  # 2 rows below the key and 4 columns to its left
+    with torch.no_grad():
+        rpb.relative_position_bias_table[rpb.relative_position_index[query, key]] = 1.0
+    visualize_bias_table(rpb.relative_position_bias_table, window_size=(3, 6))
+    axis = pictures[0].axes[0]
+    left, right, bottom, top = axis.images[0].get_extent()
+    assert (left, right, bottom, top) == (-5.5, 5.5, 2.5, -2.5)
+    rows, columns = axis.images[0].get_array().nonzero()
+    assert (top + 0.5 + rows[0], left + 0.5 + columns[0]) == (2, -4)
+    pictures[0].canvas.draw()
+    for ticks in (axis.get_xticks(), axis.get_yticks()):
+        assert 0 in ticks and min(ticks) < 0 and all(tick == round(tick) for tick in ticks)
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [

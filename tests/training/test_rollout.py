@@ -57,7 +57,8 @@ def test_shares_of_patches_are_those_of_the_embedding():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: attention_rollout([]), "each layer"),
+        (lambda: attention_rollout(()), '"eager"'),
+        (lambda: attention_rollout(None), '"eager"'),
         (lambda: attention_rollout([None, None]), '"eager"'),
         (lambda: attention_rollout([torch.rand(1, 2, 4, 4), torch.rand(1, 2, 5, 5)]), "as many tokens"),
         (lambda: attention_rollout([torch.rand(1, 2, 4, 5)]), "queries that are keys"),

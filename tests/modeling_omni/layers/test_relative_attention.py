@@ -33,6 +33,14 @@ def test_without_a_gpu_the_kernel_is_sdpa_with_a_dense_bias():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([[1] * 8, [1] * 5 + [0] * 3])])
+def test_causal_attention_is_refused(mask):
+    attention = Attention(24, 3, kernel="relative", is_causal=True)
+    bias = RelativeBias(torch.zeros(num_relative_positions((8,)), 3), (8,), (8,))
+    with pytest.raises(ValueError, match="hides padding and not the future"):
+        attention(torch.zeros(2, 8, 24), attention_mask=mask, position_bias=bias)
+
+
 def test_a_bias_of_another_size_is_refused():
     bias = RelativeBias(torch.zeros(num_relative_positions((2, 4), class_token=True), 3), (2, 4), (2, 4), True)
     states = torch.randn(1, 3, 8, 16)

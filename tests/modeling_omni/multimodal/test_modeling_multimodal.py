@@ -273,11 +273,12 @@ def test_kernels_agree(kind):
     model = randomise(MultiModalTransformer(make_config(fusion={**LAYERS, "kind": kind})))
     inputs = pad_text(make_inputs(), "right")
     outputs = {}
-    for kernel in ("sdpa", "eager"):
+    for kernel in ("sdpa", "eager", "relative"):
         model.set_attn_implementation(kernel)
         assert {encoder.layers[0].attention.kernel_name for encoder in model.encoders.values()} == {kernel}
         outputs[kernel] = model(**inputs).pooler_output
     torch.testing.assert_close(outputs["eager"], outputs["sdpa"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs["relative"], outputs["sdpa"], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
