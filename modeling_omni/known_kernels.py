@@ -35,8 +35,8 @@ class KnowsItsKernels:
             usable = [repr(name) for name in registered if name not in refused and self._is_usable(name)]
             hint = " Kinds of attention are set by `AttentionConfig`, in models whose config has one."
             raise ValueError(
-                f"`attn_implementation` {requested_attention!r} is not supported by {type(self).__name__}: choose one of "
-                f"{', '.join(usable)}.{hint if requested_attention in KINDS else ''}"
+                f'Specified `attn_implementation="{requested_attention}"` is not supported by {type(self).__name__}: choose '
+                f"one of {', '.join(usable)}.{hint if requested_attention in KINDS else ''}"
             )
         if requested_attention == relative_attention.NAME and self.config.output_attentions:
             raise ValueError(relative_attention.NO_WEIGHTS)

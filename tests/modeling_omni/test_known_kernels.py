@@ -63,7 +63,7 @@ def configs(config):
 
 @pytest.mark.parametrize(("name", "kernel"), REFUSED)
 def test_a_kernel_that_cannot_be_used_is_refused_at_construction_and_when_it_is_set(name, kernel):
-    message = f"'{kernel}' is not supported by {name}: choose one of 'eager'.*'sdpa'"
+    message = f'Specified .attn_implementation="{kernel}". is not supported by {name}: choose one of .eager.*sdpa'
     with pytest.raises(ValueError, match=message) as error:
         MODELS[name](attn_implementation=kernel)
     listed = str(error.value).partition("choose one of")[2]
@@ -89,7 +89,7 @@ def test_models_that_look_a_bias_up_take_its_kernel(name):
 
 def test_a_saved_model_refuses_it_when_it_is_loaded(tmp_path):
     RelPosViTModel(RelPosViTConfig.tiny()).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'sparse' is not supported by RelPosViTModel"):
+    with pytest.raises(ValueError, match='"sparse". is not supported by RelPosViTModel'):
         AutoModel.from_pretrained(tmp_path, attn_implementation="sparse")
 
 
