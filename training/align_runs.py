@@ -1,6 +1,5 @@
 """From the options of `omnilatent align` to a training run."""
 
-import logging
 import math
 from argparse import Namespace
 
@@ -85,7 +84,6 @@ def make_aligner(
 
 def align(options: Namespace) -> AlignerTrainer:
     """Train an aligner and judge it on held-out videos; the options are those of `omnilatent align`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(options.seed)
     model, processor = open_aligner(options)
     train, held_out = open_collections(options, model, processor)
@@ -114,7 +112,8 @@ def align(options: Namespace) -> AlignerTrainer:
     if trainer.is_world_process_zero():
         print(describe(metrics))
         print(
-            f"The model is in {options.save_dir}; use it by: AudioVisualAligner.from_pretrained({str(options.save_dir)!r})"
+            f"The model is in {options.save_dir}; use it by: from omnilatent import AudioVisualAligner; "
+            f"model = AudioVisualAligner.from_pretrained({str(options.save_dir)!r})"
         )
         if options.push_to_hub:
             model.push_to_hub(options.push_to_hub)

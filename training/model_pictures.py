@@ -5,20 +5,14 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedModel,
-)
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from ..configuration.configuration_relpos_vit import as_pair
 from ..modeling_omni.layers.relative_bias import RelativePositionTable
 from .attention_pictures import visualize_attention_weights, visualize_bias_table, visualize_shares
 from .data.sample_pictures import BadSampleError, open_picture
 from .rollout import attention_rollout, patch_shares
-from .saved_models import check_saved
+from .saved_models import check_image_classifier
 
 
 @torch.no_grad()
@@ -38,19 +32,17 @@ def visualize_model(
         The five most likely labels with their probabilities, and the files that were written.
 
     Raises:
+        FileNotFoundError: for a file or a model that is not there.
         ValueError: for a file that is no picture, or a model whose attention is not one of patches among each other.
         ImportError: without matplotlib, which `omnilatent[viz]` brings.
     """
+    if not Path(image).is_file():
+        raise FileNotFoundError(f"There is no file {str(image)!r}.")
     try:
         picture = open_picture(str(image))
     except BadSampleError as error:
         raise ValueError(f"{image} cannot be read: {error}") from None
-    check_saved(model)
-    config = AutoConfig.from_pretrained(model)
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise ValueError(
-            f"{model} is no classifier of images: it holds {', '.join(config.architectures or ['a model'])}."
-        )
+    check_image_classifier(model)
     processor = AutoImageProcessor.from_pretrained(model)
     # only this kernel writes the weights out
     model = AutoModelForImageClassification.from_pretrained(model, attn_implementation="eager").eval()

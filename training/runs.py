@@ -1,7 +1,6 @@
 """From the options of `omnilatent train` and `omnilatent curriculum` to a training run."""
 
 import json
-import logging
 from argparse import Namespace
 from pathlib import Path
 
@@ -34,7 +33,6 @@ def train_curriculum(options: Namespace) -> CurriculumTrainer:
 
 
 def _run(trainer_class, options, **settings):
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = make_config(options)
     args = OmniLatentTrainingArguments(
         output_dir=str(options.save_dir),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
 from transformers.utils import CONFIG_NAME, cached_file
 
 
@@ -45,3 +46,17 @@ def check_saved(name_or_path: str | Path, file: str = CONFIG_NAME):
                 "reached to look for one."
             ) from error
         # the rest `from_pretrained` tells itself
+
+
+def check_image_classifier(name_or_path: str | Path):
+    """
+    Raises:
+        ValueError: for a model of another kind.
+        FileNotFoundError, NotADirectoryError: as `check_saved`.
+    """
+    check_saved(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path)
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f"{name_or_path} is no classifier of images: it holds {', '.join(config.architectures or ['a model'])}."
+        )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,16 @@ def test_help_tells_defaults_and_units(capsys):
     assert "None" not in text and "False" not in text
 
 
+@pytest.mark.parametrize(
+    ("command", "samples"),
+    [("train", "clips"), ("curriculum", "clips"), ("align", "clips"), ("classify", "images"), ("finetune", "samples")],
+)
+def test_help_tells_what_a_batch_is_of(command, samples, capsys):
+    with pytest.raises(SystemExit):
+        parse(command, "--help")
+    assert f"{samples} of a step, per process" in " ".join(capsys.readouterr().out.split())
+
+
 def test_sizes_of_the_command_line_reach_the_config():
     config = make_config(parse("train", "--dim", 96, "--layers", 3, "--heads", 6))
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (96, 3, 6)
@@ -130,6 +141,7 @@ def test_impossible_options_leave_with_2(argv, capsys):
         (["serve", "--model", "runs/no_model"], "neither a folder 'runs/no_model' nor"),
         (["classify", "--model", "no_model", "--data-dir", "nowhere"], "neither a folder 'no_model' nor"),
         (["finetune", "--task=vqa", "--train-data=a", "--val-data=b", "--model=a/b/c"], "no folder 'a/b/c'"),
+        (["visualize", "--image", "missing.jpg", "--model", "m"], "There is no file 'missing.jpg'."),
         (["align", "--video-dir", "v", "--vision-tower", "no_a", "--audio-tower", "no_b"], "a folder 'no_a' nor"),
     ],
 )
@@ -183,6 +195,22 @@ def test_curriculum_learns_from_a_folder_and_can_be_resumed(videos, tmp_path, ca
     state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
     assert code == 0 and [line["step"] for line in state["log_history"] if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert OmniLatentModel.from_pretrained(tmp_path / "run").config.hidden_size == 24
+
+
+def test_broken_videos_are_named_in_the_log_of_the_run(videos, tmp_path, capfd):
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    (folder / "none.mp4").write_bytes(b"this is no video")
+    late = sorted(folder.glob("train-*.mp4"))[0]
+    data = bytearray(late.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)  # found when it is decoded
+    late.write_bytes(data)
+    options = ["--total-steps", 12, "--save-dir", tmp_path / "run"]
+    code, _, err = run(capfd, "train", "--video-dir", folder, *SMALL, "--clip-duration", 0.5, *options)
+    assert code == 0, err
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count(f"Could not read {folder / 'none.mp4'} at") == 1
+    assert f"Could not read {late} at" in log
 
 
 def test_training_without_data_trains_on_generated_videos(tmp_path, monkeypatch, capfd):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..run_folder import run_folder
 from .command_options import add_command, add_data, add_training, positive, share
 
 
@@ -37,4 +38,5 @@ def add_commands(commands):
 def _run_align(args):
     from ..align_runs import align
 
-    align(args)
+    with run_folder(args.save_dir, args.resume):
+        align(args)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..run_folder import run_folder
 from .command_options import add_command, add_training, not_negative, positive, share
 
 
@@ -82,7 +83,7 @@ def _add_classify(commands):
     )
     training.add_argument("--epochs", type=positive(float), default=10.0, metavar="N", help="passes over the images")
     training.add_argument("--weight-decay", type=float, default=0.05, metavar="RATE", help="of AdamW")
-    add_training(training, total_steps=None)
+    add_training(training, total_steps=None, samples="images")
     command.set_defaults(batch_size=64, lr=1e-3, save_interval=None, save_dir=Path("runs/classify"))
 
 
@@ -105,7 +106,8 @@ def _add_visualize(commands):
 def _run_classify(args):
     from ..finetuning.classification_runs import classify
 
-    classify(args)
+    with run_folder(args.save_dir, args.resume):
+        classify(args)
 
 
 def _run_visualize(args):

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..run_folder import LOG_FILE
+
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
     """Leaves out defaults that say nothing: None, and False of a switch."""
@@ -36,13 +38,15 @@ def add_data(group, required):
     group.add_argument("--workers", type=not_negative, default=2, metavar="N", help="processes that read videos")
 
 
-def add_training(group, total_steps):
+def add_training(group, total_steps, samples="clips"):
     group.add_argument(
         "--total-steps", "--steps", type=positive(int), default=total_steps, metavar="N", help="optimiser steps"
     )
-    group.add_argument("--batch-size", type=positive(int), default=4, metavar="N", help="clips of a step, per process")
+    group.add_argument(
+        "--batch-size", type=positive(int), default=4, metavar="N", help=f"{samples} of a step, per process"
+    )
     group.add_argument("--lr", type=positive(float), default=3e-4, metavar="RATE", help="learning rate of AdamW")
-    group.add_argument("--seed", type=int, default=0, help="of weights, pairs and data")
+    group.add_argument("--seed", type=int, default=0, help="of everything random")
     group.add_argument("--no-amp", action="store_true", help="float32 also where the GPU can do bfloat16")
     group.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     group.add_argument("--log-interval", type=positive(int), default=10, metavar="N", help="steps between log lines")
@@ -54,7 +58,7 @@ def add_training(group, total_steps):
         type=Path,
         default=Path("checkpoints"),
         metavar="DIR",
-        help="folder of the checkpoints, the log, and the model at the end",
+        help=f"folder of the checkpoints, of the model at the end, and of {LOG_FILE}, which names what could not be read",
     )
     group.add_argument(
         "--resume", metavar="PATH", help="checkpoint to go on from; 'auto': the newest valid one, if any"

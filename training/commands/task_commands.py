@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..run_folder import LOG_FILE, run_folder
 from .command_options import add_command, not_negative, positive, share
 
 TASK_NAMES = ("retrieval", "vqa", "written-vqa", "captioning", "classification", "drawing")
@@ -93,7 +94,12 @@ def add_finetune_options(command: argparse.ArgumentParser) -> None:
     add(model, "--num-beams", type=positive(int), default=1, metavar="N", help="beams of written texts")
     training = command.add_argument_group("training")
     add(
-        training, "--output-dir", type=Path, default=Path("outputs"), metavar="DIR", help="checkpoints, log, and model"
+        training,
+        "--output-dir",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help=f"folder of the checkpoints, of the model at the end, and of {LOG_FILE}, which names bad samples",
     )
     add(training, "--batch-size", type=positive(int), default=32, metavar="N", help="samples of a step, per process")
     add(training, "--eval-batch-size", type=positive(int), metavar="N", help="(default: --batch-size)")
@@ -132,7 +138,8 @@ def _columns(text):
 def _run_finetune(args):
     from ..finetuning.finetune_runs import finetune
 
-    finetune(args)
+    with run_folder(args.output_dir, args.resume):
+        finetune(args)
 
 
 def _run_sample_data(args):

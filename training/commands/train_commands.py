@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..run_folder import run_folder
 from .command_options import add_command, add_data, add_training, positive, share
 
 
@@ -20,7 +21,13 @@ def _add_demo(commands):
         "Make a small world of video files, run the whole curriculum on it, save the model, load it in a new process "
         "and write OUT/report.html with figures, pictures and sound.",
     )
-    command.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the results")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="DIR",
+        help="folder of the results, which replace those of an earlier demo",
+    )
     command.add_argument("--videos", type=positive(int), default=480, metavar="N", help="video files to learn from")
     command.add_argument("--held-out", type=positive(int), default=128, metavar="N", help="video files to judge by")
     command.add_argument(
@@ -108,10 +115,12 @@ def _run_demo(args):
 def _run_train(args):
     from ..runs import train
 
-    train(args)
+    with run_folder(args.save_dir, args.resume):
+        train(args)
 
 
 def _run_curriculum(args):
     from ..runs import train_curriculum
 
-    train_curriculum(args)
+    with run_folder(args.save_dir, args.resume):
+        train_curriculum(args)

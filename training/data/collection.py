@@ -1,6 +1,7 @@
 """`VideoCollection`: videos from a folder or a `datasets` table, as an endless order of tasks."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from .scan import scan_folder
 from .skips import NoUsableClipsError, Skip, SkipLog, TooManyBadClipsError, describe
 from .streaming import StreamedRows
 from .tasks import Segment, Task, TaskDecoder, cut_segments, make_piece, segments_per_task
+
+logger = logging.getLogger(__name__)
 
 # Planned clips over which the share of lost ones is judged
 _JUDGED_CLIPS = 256
@@ -87,12 +90,21 @@ class VideoCollection:
         self.max_bad_fraction = max_bad_fraction
         self.seed = seed
         self.skips = SkipLog(skips)
+        self._told: set[tuple[str, str]] = set()
+        self.tell(skips)
         self._table = table
         self._stream = stream
         self._segments_per_task = segments_per_task
         self._segments = [] if rows is None else cut_segments(rows, spec, segment_duration)
         if rows is not None:
             self._judge_rows(skips)
+
+    def tell(self, skips: Iterable[Skip]) -> None:
+        """Warn of each file and reason once, however many loaders and epochs meet it."""
+        for skip in skips:
+            if (skip.path, skip.reason) not in self._told:
+                self._told.add((skip.path, skip.reason))
+                logger.warning("Could not read %s at %.2f s: %s", skip.path, skip.time, skip.reason)
 
     def _judge_rows(self, skips):
         unreadable = len({skip.path for skip in skips} - {row.label for row in self.rows})

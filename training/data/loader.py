@@ -139,6 +139,7 @@ class VideoLoader:
         watch = BadClipWatch(self.collection.max_bad_fraction, self.collection.judged_clips)
         for position, result in self._results():
             self.skips.extend(result.skips)
+            self.collection.tell(result.skips)
             watch.add(len(result), sum(skip.clips for skip in result.skips), self.skips)
             clips.add(position, self.collection.after(position), result)
             while len(clips) >= self.batch_size:

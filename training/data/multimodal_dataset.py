@@ -69,14 +69,15 @@ class MultiModalDataset(Dataset):
         table, reader = _open(self.reader_class, source, columns, image_folder, known, unknown)
         if hasattr(table, "stream") and not hasattr(table.stream, "__len__"):
             raise TypeError(f"This is a stream: read it by {type(self).__name__}.stream(...).")
-        self.bad = BadSampleLog(table.bad)
+        self.bad = BadSampleLog()
+        self._leave_out(table.bad)
         self.samples: list[dict] = []  # with pictures that are found but not opened
         self._places: list[tuple[str, int | str]] = []
         for record in table.records:
             try:
                 sample = reader(record)
             except BadSampleError as error:
-                self.bad.add(BadSample(record.file, record.line, str(error)))
+                self._leave_out([BadSample(record.file, record.line, str(error))])
             else:
                 self.samples.append(sample)
                 self._places.append((record.file, record.line))
@@ -134,14 +135,19 @@ class MultiModalDataset(Dataset):
         table, reader = _open(cls.reader_class, source, columns, image_folder, known, unknown)
         return SampleStream(table, reader)
 
+    def _leave_out(self, bad):
+        for one in bad:
+            self.bad.add(one)
+            logger.debug("Left out %s", one)
+
     def _leave_out_broken(self):
         # Pillow decodes without the interpreter's lock; a decoded picture is let go at once
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
             reasons = list(threads.map(_why_unreadable, (sample["image"] for sample in self.samples)))
         kept = [number for number, reason in enumerate(reasons) if reason is None]
-        for place, reason in zip(self._places, reasons):
-            if reason is not None:
-                self.bad.add(BadSample(*place, reason))
+        self._leave_out(
+            BadSample(*place, reason) for place, reason in zip(self._places, reasons) if reason is not None
+        )
         self.samples = [self.samples[number] for number in kept]
         self._places = [self._places[number] for number in kept]
 

@@ -1,6 +1,5 @@
 """From the options of `omnilatent classify` to a training run."""
 
-import logging
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -18,7 +17,8 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ...configuration.configuration_relpos_vit import RelPosViTConfig, as_pair
 from ...modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTPreTrainedModel
-from ..saved_models import check_saved
+from ..run_folder import LOG_FILE
+from ..saved_models import check_image_classifier
 from .classification_trainer import ImageClassificationTrainer
 from .image_augmentation import EvaluationTransform, ImageCollator, TrainingTransform
 from .image_tables import open_image_tables
@@ -39,8 +39,7 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
         ValueError: for options, data or a model that do not go together.
     """
     if options.model is not None:
-        check_saved(options.model)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+        check_image_classifier(options.model)
     train_table, val_table = open_image_tables(
         options.data,
         options.data_config,
@@ -89,8 +88,8 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
         trainer.save_metrics("eval", metrics)
         print(describe(metrics, left_out))
         print(
-            f"The model is in {options.save_dir}; use it by: "
-            f"pipeline('image-classification', {str(options.save_dir)!r})"
+            f"The model is in {options.save_dir}; use it by: import omnilatent, transformers; "
+            f"classify = transformers.pipeline('image-classification', {str(options.save_dir)!r})"
         )
         if options.push_to_hub:
             model.push_to_hub(options.push_to_hub)
@@ -202,7 +201,7 @@ def describe(metrics: dict[str, float], bad: int) -> str:
         top5 = f", top-5 {metrics['eval_top5']:.1%}" if "eval_top5" in metrics else ""
         lines.append(f"Held out: accuracy {metrics['eval_accuracy']:.1%}, macro F1 {metrics['eval_f1']:.1%}{top5}.")
     if bad:
-        lines.append(f"{bad} images could not be read and were left out; the log names them.")
+        lines.append(f"{bad} images could not be read and were left out; {LOG_FILE} names them.")
     return "\n".join(lines) or "There was nothing to judge by."
 
 

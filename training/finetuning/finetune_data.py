@@ -30,7 +30,7 @@ def open_source(name: str, streaming: bool = False):
         return table.to_iterable_dataset() if streaming else table
     repository, _, split = name.rpartition(":")
     if not repository or not split:
-        raise ValueError(f"{name!r} is no JSON file; for a dataset name its split as well, as in {name!r}':train'.")
+        raise ValueError(f"{name!r} is no JSON file; for a dataset name its split as well, as in '{name}:train'.")
     return load_dataset(repository, split=split, streaming=streaming)
 
 

@@ -1,6 +1,5 @@
 """From the options of `omnilatent finetune` to a training run."""
 
-import logging
 from argparse import Namespace
 from itertools import islice
 from pathlib import Path
@@ -34,7 +33,6 @@ def finetune(options: Namespace) -> TaskTrainer:
     """
     if options.model is not None:
         check_saved(options.model)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     set_seed(options.seed)
     task_class = TASKS[options.task]
     train, val, known = open_data(task_class, options)
@@ -63,8 +61,9 @@ def finetune(options: Namespace) -> TaskTrainer:
         trainer.save_metrics("eval", metrics)
         print(describe(metrics, task, len(val) if hasattr(val, "__len__") else None))
         print(
-            f"The model is in {options.output_dir}; use it by: {type(model).__name__}.from_pretrained("
-            f"{str(options.output_dir)!r}) and AutoProcessor.from_pretrained({str(options.output_dir)!r})"
+            f"The model is in {options.output_dir}; use it by: from omnilatent import {type(model).__name__}, "
+            f"MultiModalProcessor; folder = {str(options.output_dir)!r}; model, processor = "
+            f"{type(model).__name__}.from_pretrained(folder), MultiModalProcessor.from_pretrained(folder)"
         )
         if options.push_to_hub:
             model.push_to_hub(options.push_to_hub)
@@ -132,10 +131,16 @@ def has_several(task_class: type[FinetuneTask], train) -> bool:
 
 
 def open_model(task_class: type[FinetuneTask], options: Namespace, train, known: list[str], several: bool):
-    """The model that is named, or a new one of the preset, and its processor."""
+    """The model that is named, or a new one of the preset, and its processor.
+
+    Raises:
+        ValueError: for a single label.
+    """
     words = label_words(known)
     if task_class.target == "label":  # a model that is served tells by it what its logits mean
         words["problem_type"] = "multi_label_classification" if several else "single_label_classification"
+        if len(known) < 2 and not several:
+            raise ValueError(f"There are no two labels to tell apart in {options.train_data}: it has {known}.")
     if options.model is not None:
         processor = MultiModalProcessor.from_pretrained(options.model)
         model = MODELS[task_class.model_task].from_pretrained(options.model, **words)

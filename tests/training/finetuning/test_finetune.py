@@ -201,6 +201,32 @@ def test_mistakes_are_told_in_a_line(options, told, run, capsys):
     assert error.startswith("omnilatent finetune: error: ") and told in error
 
 
+def test_every_bad_sample_is_named_in_the_log_of_the_run(run, sample):
+    records = [{**record, "image": "pictures/none.png"} for record in json.loads((sample / "val.json").read_text())]
+    good = json.loads((sample / "train.json").read_text())
+    (sample / "bad.json").write_text(json.dumps([*records, *good]))
+    folder = run("captioning", "--train-data", sample / "bad.json")
+    assert (folder / "log.txt").read_text().count(" Left out ") == len(records) + 1  # and one for all of them
+    # more than the console shows
+    assert len(records) > 5
+
+
+def test_single_label_is_nothing_to_tell_apart(run, sample, capsys):
+    records = [{**record, "label": "same"} for record in json.loads((sample / "train.json").read_text())]
+    (sample / "same.json").write_text(json.dumps(records))
+    run("classification", "--train-data", sample / "same.json", code=1)
+    assert "There are no two labels to tell apart in" in capsys.readouterr().err
+
+
+def test_line_that_is_printed_loads_model_and_processor(run, capsys):
+    run("retrieval")
+    line = capsys.readouterr().out.split("use it by: ")[1].splitlines()[0]
+    found = {}
+    exec(line, found)
+    assert type(found["model"]).__name__ == "MultiModalForRetrieval"
+    assert isinstance(found["processor"], MultiModalProcessor)
+
+
 @pytest.mark.parametrize("options", [["--task", "smell"], ["--columns", "image"], []])
 def test_impossible_options_leave_with_2(options, capsys):
     with pytest.raises(SystemExit) as stopped:
