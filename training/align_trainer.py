@@ -74,11 +74,11 @@ class AlignerTrainer(ResumableTrainer):
             **kwargs,
         )
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        """As `ResumableTrainer.train`; a run that begins takes the first batch's common mean out of the tokens."""
-        if self.find_checkpoint(resume_from_checkpoint) is None:
+    def prepare_run(self, folder):
+        """A run that begins takes the first batch's common mean out of the tokens."""
+        super().prepare_run(folder)
+        if folder is None:
             self._center()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _center(self):
         self.stream.load_state_dict(self._start)

@@ -79,6 +79,12 @@ class WholeCheckpointTrainer(Trainer):
         logger.info("Resuming from %s", folder)
         return folder
 
+    def _run_epoch(self, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # a finished run: Trainer would take one step more
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
     def _save_checkpoint(self, model, trial):
         run_dir = self._get_output_dir(trial)
         folder = Path(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
 HELD_OUT_SPLITS = ("validation", "val", "valid", "dev", "test")
@@ -75,12 +76,20 @@ def open_image_tables(
         splits = datasets.load_from_disk(data)
         splits = splits if isinstance(splits, dict) else {train_split: splits}
     else:
+        if data in _PACKAGED_DATASETS_MODULES and data_dir is None and data_files is None:
+            raise ValueError(f"What {data} is to read is missing: name a folder by --data-dir, or --data-files.")
+        # of a repository, the folder is looked for there
+        folder = data_dir if data in _PACKAGED_DATASETS_MODULES else data if data.startswith((".", "/")) else None
+        if folder is not None and not Path(folder).is_dir():
+            raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
         splits = datasets.load_dataset(
             data, config_name, data_dir=data_dir and str(data_dir), data_files=data_files, streaming=streaming
         )
     if val_split is None:
         val_split = next((name for name in HELD_OUT_SPLITS if name in splits and name != train_split), None)
     train = _describe(splits, train_split, data, image_column, label_column, classes)
+    if classes is not None and train.classes != list(classes):
+        raise ValueError(f"The classes of {train.title} are {_few(train.classes)}, not {_few(classes)}.")
     if val_split is not None:
         val = _describe(splits, val_split, data, image_column, label_column, classes or train.classes)
         if val.classes != train.classes:
@@ -103,6 +112,12 @@ def _describe(splits, split, data, image_column, label_column, classes) -> Image
     features = rows.features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     image_column = _choose(title, "image", image_column, images[:1] or ["image"], features)
+    if rows.info.builder_name == "imagefolder" and list(features) == [image_column]:
+        raise ValueError(
+            f"{title} has no labels: there are no class folders, or only one. Put the images of each class in a folder "
+            "of its own, all at one depth (cat/1.jpg, dog/2.jpg), or beside them a metadata.csv with the columns "
+            "file_name and label."
+        )
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     usual = [name for name in LABEL_COLUMNS if name in features]
     label_column = _choose(title, "label", label_column, usual or (named if len(named) == 1 else []), features)

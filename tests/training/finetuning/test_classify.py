@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageClassification, BeitConfig, BeitForImageClassification, pipeline
+from transformers import AutoModelForImageClassification, BeitConfig, BeitForImageClassification, BertConfig, pipeline
 
 from omnilatent import convert_beit
 from omnilatent.training import cli
@@ -44,13 +44,18 @@ def test_classifier_learns_and_its_pipeline_is_as_good_as_it_says(run, tmp_path,
     code, out, err = run(*SMALL, *PLAIN, "--batch-size", 11, "--epochs", 8, "--lr", 3e-3)
     assert code == 0, err
     assert all(f"Left out {image_folder / name}" in caplog.text for name in BROKEN)
-    assert "3 images could not be read" in out
+    assert "3 images could not be read and were left out; log.txt names them." in out
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert all(f"Left out {image_folder / name}, row" in log for name in BROKEN)
     judged = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert judged["eval_accuracy"] > 0.8
     assert f"accuracy {judged['eval_accuracy']:.1%}" in out
     state, _ = steps_of(tmp_path / "run")
     assert judged["eval_accuracy"] == state["best_metric"]
-    classifier = pipeline("image-classification", str(tmp_path / "run"))
+    found = {}
+    exec(out.split("use it by: ")[1].splitlines()[0], found)
+    assert "omnilatent" in found  # without it, a new process does not know the model
+    classifier = found["classify"]
     paths = [path for path in sorted((image_folder / "val").rglob("*.png")) if path.stat().st_size]
     found = [one[0]["label"] == path.parent.name for one, path in zip(classifier(list(map(str, paths))), paths)]
     assert sum(found) / len(found) == pytest.approx(judged["eval_accuracy"])
@@ -120,9 +125,50 @@ def test_model_is_pushed_with_its_processor(run, monkeypatch):
         (["--label-column", "kind"], "--label-column"),
         (["--resume", "nowhere"], "nowhere"),
         (["--max-bad-fraction", 0.0, "--batch-size", 40, "--epochs", 4], "max_bad_fraction=0.0"),
+        (["--labels", "cat", "dog"], "train are circle, square, not cat, dog"),
+        (["--data-dir", "nowhere"], "There is no folder 'nowhere'."),
+        (["--data", "./nowhere"], "There is no folder './nowhere'."),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, options, told):
     code, _, err = run(*SMALL, *options)
     assert code == 1
     assert err.splitlines()[-1].startswith("omnilatent classify: error: ") and told in err.splitlines()[-1]
+
+
+def test_nothing_to_read_is_not_the_present_folder(tmp_path, monkeypatch, capfd):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["classify"]) == 1
+    assert "name a folder by --data-dir, or --data-files" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming", "--total-steps", 1]])
+@pytest.mark.parametrize("place", [".", "cat"])
+def test_images_without_class_folders_are_told_how_they_should_lie(run, tmp_path, place, streaming):
+    folder = tmp_path / "flat" / place
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    code, _, err = run(*SMALL, *streaming, "--data-dir", tmp_path / "flat")
+    assert code == 1
+    assert "there are no class folders, or only one" in err and "metadata.csv" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_finished_run_that_is_resumed_stays_as_it_is(run, tmp_path):
+    options = [*SMALL, "--batch-size", 9, "--total-steps", 3]
+    assert run(*options)[0] == 0
+    whole = weights_of(tmp_path / "run")
+    code, _, err = run(*options, "--resume", "auto")
+    assert code == 0, err
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+    for name, values in weights_of(tmp_path / "run").items():
+        torch.testing.assert_close(values, whole[name], rtol=0, atol=0, msg=name)
+
+
+def test_model_of_another_kind_is_no_classifier(run, tmp_path):
+    BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path / "bert")
+    code, _, err = run("--model", tmp_path / "bert", "--cpu")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("bert is no classifier of images: it holds BertModel.")
