@@ -156,7 +156,7 @@ def find_columns(
         if name is None:
             raise SchemaError(
                 f"{table} has no column {' or '.join(map(repr, choices))}: it has "
-                f"{', '.join(map(repr, sorted(names)))}. Say which one it is by columns={{{role!r}: ...}}."
+                f"{', '.join(map(repr, sorted(names)))}. Name it by columns={{{role!r}: ...}}, or --columns {role}=..."
             )
         if role not in columns and not name.startswith(role):
             _tell_column(table, role, name)

@@ -6,6 +6,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
 
 from ..data.bad_samples import BadSampleLog, TooManyBadSamplesError
 from ..whole_checkpoints import WholeCheckpointTrainer
@@ -30,7 +31,7 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
         bad: The broken images that this process was told of, each once.
 
     Raises:
-        TooManyBadSamplesError: in training, beyond `max_bad_fraction`.
+        TooManyBadSamplesError: in training, beyond `max_bad_fraction`, after 100 images or a pass over fewer.
     """
 
     def __init__(self, *args, max_bad_fraction: float = 0.5, **kwargs):
@@ -43,6 +44,9 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
         self.bad = BadSampleLog()
         self._known_bad = set()
         self._read = self._bad_read = 0  # in training
+        self._enough = JUDGED_SAMPLES  # read to judge by, or a pass over fewer
+        if has_length(self.train_dataset):
+            self._enough = min(JUDGED_SAMPLES, len(self.train_dataset) // self.args.world_size)
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(_EpochTeller(self.train_dataset))
 
@@ -71,7 +75,7 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
         before = self.bad.total
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._bad_read += self.bad.total - before
-        if self._read >= JUDGED_SAMPLES and self._bad_read > self.max_bad_fraction * self._read:
+        if self._read >= self._enough and self._bad_read > self.max_bad_fraction * self._read:
             raise TooManyBadSamplesError(
                 f"{self._bad_read} of the first {self._bad_read + self._read} images could not be read, more than "
                 f"max_bad_fraction={self.max_bad_fraction} allows:\n{self.bad}"

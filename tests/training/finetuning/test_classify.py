@@ -125,6 +125,7 @@ def test_model_is_pushed_with_its_processor(run, monkeypatch):
         (["--label-column", "kind"], "--label-column"),
         (["--resume", "nowhere"], "nowhere"),
         (["--max-bad-fraction", 0.0, "--batch-size", 40, "--epochs", 4], "max_bad_fraction=0.0"),
+        (["--max-bad-fraction", 0.0, "--batch-size", 5, "--epochs", 1], "max_bad_fraction=0.0"),  # of 46 images
         (["--labels", "cat", "dog"], "train are circle, square, not cat, dog"),
         (["--data-dir", "nowhere"], "There is no folder 'nowhere'."),
         (["--data", "./nowhere"], "There is no folder './nowhere'."),

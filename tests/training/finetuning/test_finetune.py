@@ -189,7 +189,7 @@ def test_rare_answers_are_left_out_and_count_as_wrong(run, caplog):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--columns", "image=picture"], "has no column 'picture'"),
+        (["--columns", "image=picture"], "--columns image=..."),
         (["--train-data", "nowhere.json"], "nowhere.json"),
         (["--config", "huge_model"], "no preset of that name"),
         (["--resume", "nowhere"], "There is no checkpoint at nowhere"),
