@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
+from ..configuration.configuration_omnilatent import OmniLatentConfig
 from ..configuration.layout import lay_out
 from ..configuration.modalities import AUDIO, IMAGE, TEXT, VIDEO, check_modality
 from ..modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
 from ..processing.processing_omnilatent import OmniLatentProcessor
 from .data.transcripts import decode_text
-from .saved_models import check_saved
+from .saved_models import check_kind
 
 SOURCE_SUFFIXES = {
     TEXT: (".txt", ".md"),
@@ -74,7 +75,7 @@ def convert_file(
         raise ValueError(f"Cannot write to {str(out)!r}: this is the source itself.")
     text = _read_text(source) if modality == TEXT else None
     if not isinstance(model, OmniLatentModel):
-        check_saved(model)
+        check_kind(model, [OmniLatentConfig], "OmniLatentModel")
         processor = OmniLatentProcessor.from_pretrained(model)
         model = OmniLatentModel.from_pretrained(model).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     # `generate` writes the slots of other targets behind the sources

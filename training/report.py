@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..configuration.configuration_omnilatent import OmniLatentConfig
 from ..configuration.layout import lay_out
 from ..configuration.modalities import AUDIO, IMAGE, TEXT, VIDEO
 from ..modeling_omni.omnilatent.modeling_omnilatent import OmniLatentModel
@@ -17,7 +18,7 @@ from .data import VideoCollection, VideoLoader
 from .figures import Figures, measure
 from .pairs import ALL_PAIRS, PAST_TO_FUTURE
 from .report_page import Example, render_page
-from .saved_models import check_saved
+from .saved_models import check_kind
 from .streams import find_views
 
 # Files beside a model's weights that the report shows where it finds them.
@@ -51,7 +52,7 @@ def write_report(
         ValueError: for a folder that gives no clip.
     """
     out = Path(out)
-    check_saved(model)
+    check_kind(model, [OmniLatentConfig], "OmniLatentModel")
     processor = OmniLatentProcessor.from_pretrained(model)
     net = OmniLatentModel.from_pretrained(model).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     videos = VideoCollection.from_folder(

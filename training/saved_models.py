@@ -1,6 +1,7 @@
 """Names of saved models: a folder, or else a repository on the Hub."""
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -48,15 +49,25 @@ def check_saved(name_or_path: str | Path, file: str = CONFIG_NAME):
         # the rest `from_pretrained` tells itself
 
 
-def check_image_classifier(name_or_path: str | Path):
+def check_kind(name_or_path: str | Path, configs: Container[type], kind: str):
     """
+    Args:
+        name_or_path: As for `from_pretrained`.
+        configs: Classes of the configs of the models that will do.
+        kind: What messages call such a model.
+
     Raises:
         ValueError: for a model of another kind.
         FileNotFoundError, NotADirectoryError: as `check_saved`.
     """
     check_saved(name_or_path)
+    if Path(name_or_path).is_dir() and not Path(name_or_path, CONFIG_NAME).is_file():
+        return  # an adapter, which names its model; the rest `from_pretrained` refuses itself
     config = AutoConfig.from_pretrained(name_or_path)
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise ValueError(
-            f"{name_or_path} is no classifier of images: it holds {', '.join(config.architectures or ['a model'])}."
-        )
+    if type(config) not in configs:
+        raise ValueError(f"{name_or_path} is no {kind}: it holds {', '.join(config.architectures or ['a model'])}.")
+
+
+def check_image_classifier(name_or_path: str | Path):
+    """`check_kind` for what `AutoModelForImageClassification` loads."""
+    check_kind(name_or_path, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, "classifier of images")

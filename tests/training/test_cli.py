@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 from PIL import Image
+from transformers import BertConfig
 
 from omnilatent import OmniLatentConfig, OmniLatentModel, OmniLatentProcessor
 from omnilatent.processing.media import write_audio
@@ -236,6 +237,16 @@ def test_report_is_one_page_with_honest_figures(videos, model_dir, tmp_path, cap
     for name, result in figures["pairs"].items():
         if result["interval"][0] <= 0:  # an untrained model
             assert name in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [["convert", "a.txt", "--to", "image"], ["report", "--video-dir", "."]])
+def test_model_of_another_kind_is_named(command, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("words")
+    BertConfig(architectures=["BertModel"]).save_pretrained("bert")
+    code, _, err = run(capfd, *command, "--model", "bert")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("bert is no OmniLatentModel: it holds BertModel.")
 
 
 # ---- convert
