@@ -145,7 +145,7 @@ def attend_by_kernel(
     from . import relative_kernels  # imports Triton, which may be missing where there is no GPU
 
     codes = make_codes(tuple(query_size), tuple(key_size), class_token, query.device)
-    table = relative_kernels.prepare_table(table, query)
+    table = table * relative_kernels.LOG2_E.value
     output, log_sum = relative_kernels.attend(query, key, value, table, codes.queries, codes.keys, key_mask, scaling)
     return output, log_sum, table
 
@@ -173,7 +173,7 @@ def attend_by_kernel_backward(
     given = (grad_output, query, key, value, table, codes.queries, codes.keys)
     *gradients, delta = relative_kernels.attend_backward(*given, key_mask, output, log_sum, scaling)
     if not learn_table:
-        return *gradients, table.new_empty(0, dtype=torch.float32)
+        return *gradients, table.new_empty(0)
     places = (codes.key_of_code, codes.shift)
     return *gradients, relative_kernels.table_gradient(*given, *places, key_mask, log_sum, delta, scaling)
 
@@ -212,13 +212,12 @@ _attend.register_autograd(
 
 @_attend.register_fake
 def _(query, key, value, table, *others):
-    prepared = table.new_empty(table.shape, dtype=torch.float16 if query.itemsize == 2 else torch.float32)
-    return like_rows(query), query.new_empty(query.shape[:3], dtype=torch.float32), prepared
+    return like_rows(query), query.new_empty(query.shape[:3], dtype=torch.float32), torch.empty_like(table)
 
 
 @_attend_backward.register_fake
 def _(grad_output, query, key, value, key_mask, output, log_sum, table, *numbers):
-    d_table = table.new_empty(table.shape if numbers[-1] else 0, dtype=torch.float32)
+    d_table = table.new_empty(table.shape if numbers[-1] else 0)
     return *(like_rows(states) for states in (query, key, value)), d_table
 
 

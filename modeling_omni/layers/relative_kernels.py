@@ -35,22 +35,12 @@ PROGRAMS = 768  # that sum scores' gradients, at the least: some for each of a l
 GATHERERS = 16  # programs that share the queries of a chunk when entries gather their gradients
 
 
-def prepare_table(table: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """What `attend` takes for a table (B or 1, H, E): times log2 e, as exponentials are powers of 2.
-
-    In float16 for queries of 16 bits, so that Triton reads entries where they are needed. Of larger numbers it would make
-    copies ahead of time in shared memory, one by one, at twice the time. A bias of 10 is then off by at most 0.005.
-    """
-    dtype = torch.float16 if query.element_size() == 2 else table.dtype
-    return torch.mul(table, LOG2_E.value, out=torch.empty_like(table, dtype=dtype))
-
-
 def attend(query, key, value, table, query_codes, key_codes, key_mask, scaling):
     """Attention in which query i and key j have the score q · k scaling + table[query_codes[i] - key_codes[j]].
 
     Args:
         query: (B, H, Q, d); key, value: (B, H, K, d), in any layout with d contiguous.
-        table: (B or 1, H, E), contiguous, from `prepare_table`.
+        table: (B or 1, H, E) float32, contiguous, times log2 e, as exponentials are powers of 2.
         query_codes, key_codes: int32, (Q,) and (K,) padded by the last code to whole tiles, as `make_codes` does.
         key_mask: (B, K) bool, False for keys that nobody sees; `None`: all are seen.
 
@@ -105,7 +95,7 @@ def table_gradient(
     delta,
     scaling,
 ) -> torch.Tensor:
-    """The gradient of the table that `prepare_table` was given, float32.
+    """The gradient of the table before it was multiplied by log2 e, float32.
 
     Tiles of the scores' gradients are summed over the batch where they arise, a chunk of queries at a time; then each
     entry gathers, from each query's row, the one key that reads it.
@@ -151,23 +141,22 @@ def gather_entries(sums, table, query_codes, key_of_code, shift) -> torch.Tensor
 def _tile(kernel: str, query: torch.Tensor, key: torch.Tensor, key_mask) -> tuple[int, int, dict]:
     """Queries and keys of a tile, and a kernel's constants."""
     tile = TILES[kernel] if query.itemsize == 2 and query.shape[-1] <= 64 else WIDE_TILE
-    of_keys, has_mask = kernel == "key_value", key_mask is not None
-    return _constants(tile, of_keys, query.shape[2], key.shape[2], query.shape[3], query.dtype, has_mask)
+    return _constants(tile, query.shape[2], key.shape[2], query.shape[3], query.dtype, key_mask is not None)
 
 
 @functools.lru_cache(maxsize=256)
-def _constants(tile, of_keys, queries, keys, width, dtype, has_mask):
+def _constants(tile, queries, keys, width, dtype, has_mask):
     block_q, block_k, warps, stages = tile
     block_q = min(block_q, max(16, triton.next_power_of_2(queries)))
     block_k = min(block_k, max(16, triton.next_power_of_2(keys)))
-    rows, block = (keys, block_k) if of_keys else (queries, block_q)
     padded_width = max(16, triton.next_power_of_2(width))
     return (
         block_q,
         block_k,
         {
             "HAS_MASK": has_mask,
-            "FEW_LEFT": 0 < rows % block <= FEW.value < block,
+            "FEW_QUERIES": 0 < queries % block_q <= FEW.value < block_q,
+            "FEW_KEYS": 0 < keys % block_k <= FEW.value < block_k,
             "ALL_SEEN": not has_mask and keys % block_k == 0,
             "BLOCK_Q": block_q,
             "BLOCK_K": block_k,

@@ -7,9 +7,11 @@ Arguments are those of `relative_kernels`, each tensor's strides named by it and
 tiles: BLOCK_Q queries, BLOCK_K keys, WIDTH the head's width up to the next power of 2 and WHOLE where it is one.
 """
 
+import torch
 import triton
 import triton.language as tl
 
+PTX = tl.constexpr(torch.version.cuda is not None and not triton.knobs.runtime.interpret)
 LOG2_E = tl.constexpr(1.4426950408889634)
 FEW = tl.constexpr(16)  # rows of the last tile where no more are left
 
@@ -32,6 +34,23 @@ def _store_rows(pointer, stride, row, length, width, values, WIDTH: tl.constexpr
 
 
 @triton.jit
+def _look_up(pointer):
+    """Numbers of 4 bytes from anywhere, read by the very threads that need them.
+
+    `tl.load` reads in an order of its own, and carries what it read to those threads through shared memory: a tenth of the
+    time of attention to 196 tokens on an H100.
+    """
+    if PTX:
+        number = tl.inline_asm_elementwise(
+            "ld.global.nc.b32 $0, [$1];", "=r,l", [pointer.to(tl.int64)], tl.int32, is_pure=True, pack=1
+        )
+        number = number.to(pointer.dtype.element_ty, bitcast=True)
+    else:
+        number = tl.load(pointer)
+    return number
+
+
+@triton.jit
 def _seen(k, num_keys, key_mask, b, HAS_MASK: tl.constexpr):
     seen = k < num_keys
     if HAS_MASK:
@@ -47,7 +66,7 @@ def _read_keys(
     """Keys, values, and the scores that a tile of queries gives them."""
     keys = _load_rows(key, key_n, k, num_keys, width, WIDTH, WHOLE)
     values = _load_rows(value, value_n, k, num_keys, width, WIDTH, WHOLE)
-    bias = tl.load(table + (query_code[:, None] - tl.load(key_codes + k)[None, :]))
+    bias = _look_up((table + query_code)[:, None] - _look_up(key_codes + k)[None, :])
     return keys, values, tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias
 
 
@@ -56,8 +75,8 @@ def forward(
     query, key, value, table, query_codes, key_codes, key_mask, output, log_sum,
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, output_b, output_h, output_n,
     table_b, table_h, heads, num_queries, num_keys, width, scale,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_QUERIES: tl.constexpr, FEW_KEYS: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     first = tl.program_id(0) * BLOCK_Q
@@ -67,7 +86,7 @@ def forward(
         log_sum + tl.program_id(1).to(tl.int64) * num_queries,
         query_n, key_n, value_n, output_n, num_queries, num_keys, width, scale, b,
     )  # fmt: skip
-    if FEW_LEFT:
+    if FEW_QUERIES:
         if first + FEW >= num_queries:
             _forward_tile(given, first, HAS_MASK, ALL_SEEN, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
             return
@@ -119,8 +138,8 @@ def backward_query(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     output_b, output_h, output_n, d_query_b, d_query_h, d_query_n,
     table_b, table_h, heads, num_queries, num_keys, width, scaling,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_QUERIES: tl.constexpr, FEW_KEYS: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     first, rows = tl.program_id(0) * BLOCK_Q, tl.program_id(1).to(tl.int64) * num_queries
@@ -130,7 +149,7 @@ def backward_query(
         log_sum + rows, delta + rows, output + b * output_b + h * output_h, d_query + b * d_query_b + h * d_query_h,
         query_n, key_n, value_n, grad_n, output_n, d_query_n, num_queries, num_keys, width, scaling, b,
     )  # fmt: skip
-    if FEW_LEFT:
+    if FEW_QUERIES:
         if first + FEW >= num_queries:
             _backward_query_tile(given, first, HAS_MASK, ALL_SEEN, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
             return
@@ -177,8 +196,8 @@ def backward_key_value(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     d_key_b, d_key_h, d_key_n, d_value_b, d_value_h, d_value_n,
     table_b, table_h, heads, num_queries, num_keys, width, scaling,
-    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_QUERIES: tl.constexpr, FEW_KEYS: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     first, rows = tl.program_id(0) * BLOCK_K, tl.program_id(1).to(tl.int64) * num_queries
@@ -188,7 +207,7 @@ def backward_key_value(
         log_sum + rows, delta + rows, d_key + b * d_key_b + h * d_key_h, d_value + b * d_value_b + h * d_value_h,
         query_n, key_n, value_n, grad_n, d_key_n, d_value_n, num_queries, num_keys, width, scaling, b,
     )  # fmt: skip
-    if FEW_LEFT:
+    if FEW_KEYS:
         if first + FEW >= num_keys:
             _backward_key_value_tile(given, first, HAS_MASK, BLOCK_Q, FEW, WIDTH, WHOLE, PRECISION)
             return
@@ -219,7 +238,7 @@ def _backward_key_value_tile(
         queries = _load_rows(query, query_n, q, num_queries, width, WIDTH, WHOLE)
         grads = _load_rows(grad, grad_n, q, num_queries, width, WIDTH, WHOLE)
         # keys are the rows here, so that the weights go into the next products as they are
-        bias = tl.load(table + (tl.load(query_codes + q)[None, :] - key_code[:, None]))
+        bias = _look_up((table - key_code)[:, None] + _look_up(query_codes + q)[None, :])
         scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale + bias
         weights = tl.exp2(scores - logs[None, :])
         if HAS_MASK:
@@ -241,43 +260,47 @@ def sum_score_gradients(
     query_b, query_h, query_n, key_b, key_h, key_n, value_b, value_h, value_n, grad_b, grad_h, grad_n,
     sums_p, sums_h, sums_n, table_b, table_h, heads, num_queries, num_keys, width, scaling,
     first_query, batch, samples,
-    OF_EACH: tl.constexpr, HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_LEFT: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    OF_EACH: tl.constexpr, HAS_MASK: tl.constexpr, ALL_SEEN: tl.constexpr, FEW_QUERIES: tl.constexpr,
+    FEW_KEYS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of scores, summed over the samples of one part of the batch."""
     part, h = tl.program_id(2) // heads, tl.program_id(2) % heads
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    first = tl.program_id(1) * BLOCK_Q
+    first, first_key = tl.program_id(1) * BLOCK_Q, tl.program_id(0) * BLOCK_K
     given = (
         query + h * query_h, key + h * key_h, value + h * value_h, table + h * table_h, query_codes + first_query,
         key_codes, key_mask, grad + h * grad_h, log_sum, delta, sums + tl.cast(part, tl.int64) * sums_p + h * sums_h,
         query_b, query_n, key_b, key_n, value_b, value_n, grad_b, grad_n, sums_n, table_b, heads, num_queries, num_keys,
         width, scaling, first_query, h, part * samples, tl.minimum((part + 1) * samples, batch),
     )  # fmt: skip
-    if FEW_LEFT:
+    if FEW_QUERIES:
         if first_query + first + FEW >= num_queries:
-            _sum_tile(given, first, k, OF_EACH, HAS_MASK, FEW, WIDTH, WHOLE, PRECISION)
+            _sum_tile(given, first, first_key, OF_EACH, HAS_MASK, FEW, BLOCK_K, WIDTH, WHOLE, PRECISION)
             return
-    _sum_tile(given, first, k, OF_EACH, HAS_MASK, BLOCK_Q, WIDTH, WHOLE, PRECISION)
+    if FEW_KEYS:
+        if first_key + FEW >= num_keys:
+            _sum_tile(given, first, first_key, OF_EACH, HAS_MASK, BLOCK_Q, FEW, WIDTH, WHOLE, PRECISION)
+            return
+    _sum_tile(given, first, first_key, OF_EACH, HAS_MASK, BLOCK_Q, BLOCK_K, WIDTH, WHOLE, PRECISION)
 
 
 @triton.jit
 def _sum_tile(
-    given, first, k, OF_EACH: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    given, first, first_key, OF_EACH: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     (
         query, key, value, table, query_codes, key_codes, key_mask, grad, log_sum, delta, sums,
         query_b, query_n, key_b, key_n, value_b, value_n, grad_b, grad_n, sums_n, table_b, heads, num_queries, num_keys,
         width, scaling, first_query, h, begin, end,
     ) = given  # fmt: skip
-    place = first + tl.arange(0, BLOCK_Q)
+    place, k = first + tl.arange(0, BLOCK_Q), first_key + tl.arange(0, BLOCK_K)
     q = first_query + place
     scale = scaling * LOG2_E
     entry = tl.load(query_codes + place)[:, None] - tl.load(key_codes + k)[None, :]
     if not OF_EACH:  # the same for all samples
         bias = tl.load(table + entry)
-    total = tl.zeros((BLOCK_Q, k.shape[0]), tl.float32)
+    total = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     for sample in range(begin, end):
         b = tl.cast(sample, tl.int64)
         row = (b * heads + h) * num_queries + q
