@@ -114,6 +114,8 @@ def _key_features(key, sums, counts, top, feature_map, scaling, there):
     features, new_top = feature_map.keys(key.to(sums.dtype), scaling, there, top)
     if there is not None:
         features = features.masked_fill(~there, 0.0)
+    if new_top is top:  # of features without one
+        return features, sums, counts, top
     shrink = (top - new_top).exp()
     return features, sums * shrink, counts * shrink.squeeze(-1), new_top
 
@@ -132,7 +134,9 @@ def _chunk(states: torch.Tensor) -> torch.Tensor:
     """(..., N, m) -> (..., C, c, m), padded with 0; all in one chunk where a program is exported for any length."""
     if is_symbolic(states.shape[-2]) or states.shape[-2] <= CHUNK:
         return states.unsqueeze(-3)
-    return nn.functional.pad(states, (0, 0, 0, -states.shape[-2] % CHUNK)).unflatten(-2, (-1, CHUNK))
+    missing = -states.shape[-2] % CHUNK
+    states = nn.functional.pad(states, (0, 0, 0, missing)) if missing else states  # padding by nothing would copy
+    return states.unflatten(-2, (-1, CHUNK))
 
 
 def _divide(numerator, denominator):
