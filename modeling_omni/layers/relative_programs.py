@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+# neither in Triton's interpreter nor on AMD's cards
 PTX = tl.constexpr(torch.version.cuda is not None and not triton.knobs.runtime.interpret)
 LOG2_E = tl.constexpr(1.4426950408889634)
 FEW = tl.constexpr(16)  # rows of the last tile where no more are left
