@@ -1,5 +1,6 @@
 """Models that refuse an attention kernel which they cannot use when it is set, and not at their first forward."""
 
+from transformers.integrations.hub_kernels import is_kernel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .layers import (
@@ -27,20 +28,38 @@ class KnowsItsKernels:
             ValueError: for a name that is not registered or that this model cannot use, with those that it can; and for
                 "relative" where the config asks for attention weights, which it does not make.
         """
-        refused = KINDS if self._supports_relative_attn else (relative_attention.NAME, *KINDS)
         registered = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
         if requested_attention is not None and (
-            requested_attention in refused or requested_attention not in registered
+            requested_attention not in registered or self._refuses(requested_attention)
         ):
-            usable = [repr(name) for name in registered if name not in refused and self._is_usable(name)]
-            hint = " Kinds of attention are set by `AttentionConfig`, in models whose config has one."
-            raise ValueError(
-                f'Specified `attn_implementation="{requested_attention}"` is not supported by {type(self).__name__}: choose '
-                f"one of {', '.join(usable)}.{hint if requested_attention in KINDS else ''}"
-            )
+            raise self._refusal(requested_attention)
         if requested_attention == relative_attention.NAME and self.config.output_attentions:
             raise ValueError(relative_attention.NO_WEIGHTS)
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
+        # transformers fetches a kernel of the Hub without asking whether the model can use it
+        if is_kernel(attn_implementation) and self._refuses(attn_implementation):
+            raise self._refusal(attn_implementation)
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def _refuses(self, name: str) -> bool:
+        """Whether it is one of ours that needs more than a name, or flash attention of the Hub, which takes no bias.
+
+        Of its own kernels transformers tells itself why it refuses them.
+        """
+        if name == relative_attention.NAME:
+            return not self._supports_relative_attn
+        return name in KINDS or (is_kernel(name) and not self._is_usable(name))
+
+    def _refusal(self, name: str) -> ValueError:
+        registered = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+        usable = [repr(other) for other in registered if not self._refuses(other) and self._is_usable(other)]
+        hint = " Kinds of attention are set by `AttentionConfig`, in models whose config has one."
+        return ValueError(
+            f'Specified `attn_implementation="{name}"` is not supported by {type(self).__name__}: choose one of '
+            f"{', '.join(usable)}.{hint if name in KINDS else ''}"
+        )
 
     def _is_usable(self, name: str) -> bool:
         """Whether transformers' flags let this model use a kernel of transformers."""

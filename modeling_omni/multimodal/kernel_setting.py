@@ -14,20 +14,26 @@ class SetsKernelsOfParts(KnowsItsKernels):
     """
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs):
-        if isinstance(attn_implementation, str) and attn_implementation in (
-            "eager",
-            *ALL_ATTENTION_FUNCTIONS.valid_keys(),
-        ):
-            self.get_correct_attn_implementation(attn_implementation)  # refuses before a part is set
-            kept = {id(module.config) for module in self.modules() if isinstance(module, PreTrainedModel)}
-            _set_parts(self.config, attn_implementation, kept)
+        own = _of(attn_implementation, "", self.config._attn_implementation)
+        if own in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
+            self.get_correct_attn_implementation(own)  # refuses before a part is set
+            models = {id(module.config) for module in self.modules() if isinstance(module, PreTrainedModel)}
+            _set_parts(self.config, attn_implementation, models)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
 
-def _set_parts(config, name, kept):
+def _set_parts(config, wanted, models):
+    own = _of(wanted, "", config._attn_implementation)
     for word in config.sub_configs:
         part = getattr(config, word)
-        if part is not None:
-            if id(part) not in kept:
-                part._attn_implementation_internal = name
-            _set_parts(part, name, kept)
+        if part is None:
+            continue
+        wanted_of_part = _of(wanted, word, part._attn_implementation)
+        if id(part) not in models:
+            part._attn_implementation_internal = wanted_of_part = own
+        _set_parts(part, wanted_of_part, models)
+
+
+def _of(wanted, word, otherwise):
+    """What a name of a kernel, or a dict of them as transformers takes it, says of the part `word` of a config."""
+    return wanted.get(word, otherwise) if isinstance(wanted, dict) else wanted

@@ -104,6 +104,38 @@ def test_a_kernel_that_a_user_registers_is_taken_and_listed():
         del ALL_ATTENTION_FUNCTIONS._global_mapping["homemade"]
 
 
+@pytest.fixture
+def fetched(monkeypatch):
+    """Names of kernels that the Hub was asked for; each is sdpa."""
+    names = []
+
+    def fetch(name, **words):
+        names.append(name)
+        ALL_ATTENTION_FUNCTIONS.register(name, ALL_ATTENTION_FUNCTIONS["sdpa"])
+
+    monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", fetch)
+    yield names
+    for name in names:
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flash_attention_of_the_hub_is_refused_before_it_is_fetched(name, fetched):
+    hub = "kernels-community/flash-attn2"
+    with pytest.raises(ValueError, match=f'"{hub}". is not supported by {name}: choose one of .eager.*sdpa'):
+        MODELS[name](attn_implementation=hub)
+    model = MODELS[name]()
+    with pytest.raises(ValueError, match=f'"{hub}". is not supported by {name}'):
+        model.set_attn_implementation(hub)
+    assert fetched == []
+
+
+def test_another_kernel_of_the_hub_is_taken(fetched):
+    model = RelPosViTModel(RelPosViTConfig.tiny(attn_implementation="someone/attention"))
+    assert model.config._attn_implementation == "someone/attention" and fetched == ["someone/attention"]
+    assert model(torch.zeros(1, 3, 24, 32)).pooler_output.shape == (1, 32)
+
+
 # --- weights are asked for, and the kernel makes none
 
 

@@ -281,6 +281,19 @@ def test_kernels_agree(kind):
     torch.testing.assert_close(outputs["relative"], outputs["sdpa"], atol=1e-5, rtol=1e-4)
 
 
+def test_kernels_are_set_by_a_dict_as_transformers_takes_it(caplog):
+    model = MultiModalTransformer(make_config())
+    model.set_attn_implementation({"": "eager", "image_config": "relative"})
+    assert "sub-config" not in caplog.text  # of attentions, which are no models
+    parts = {"text": "sdpa", "image": "relative"}
+    assert {name: parts[name] for name in model.encoders} == {
+        name: encoder.layers[0].attention.kernel_name for name, encoder in model.encoders.items()
+    }
+    assert {layer.kernel_name for layer in model.fusion.modules() if hasattr(layer, "kernel_name")} == {"eager"}
+    assert model.config.fusion._attn_implementation == model.config.fusion.attention._attn_implementation == "eager"
+    assert model.config.image_config.attention._attn_implementation == "relative"
+
+
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_gradient_checkpointing_gives_the_same_gradients(kind):
     def gradients(checkpointing):
