@@ -35,7 +35,9 @@ def run_folder(folder: Path, resume: str | None = None) -> Iterator[None]:
     ```
     """
     check_unused(folder, resume)
-    console, file = logging.StreamHandler(), _LogFile(folder / LOG_FILE, encoding="utf-8", delay=True)
+    # a name that is no Unicode is written with its bytes
+    file = _LogFile(folder / LOG_FILE, encoding="utf-8", errors="backslashreplace", delay=True)
+    console = logging.StreamHandler()
     console.setLevel(logging.INFO)  # each of thousands of bad samples is for the file
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("omnilatent")

@@ -65,16 +65,16 @@ class WholeCheckpointTrainer(Trainer):
         if wanted is None or wanted is False:
             return None
         if wanted is not True and wanted != "auto":
-            check_manifest(wanted)
-            self.check_fit(wanted)
-            return str(wanted)
-        folder, broken = newest_valid(self.args.output_dir)
-        for reason in broken:
-            logger.warning("Skipped a broken checkpoint: %s", reason)
-        if folder is None:
-            if wanted is True:
-                raise InvalidCheckpointError(f"There is no valid checkpoint in {self.args.output_dir}.")
-            return None
+            folder = str(wanted)
+            check_manifest(folder)
+        else:
+            folder, broken = newest_valid(self.args.output_dir)
+            for reason in broken:
+                logger.warning("Skipped a broken checkpoint: %s", reason)
+            if folder is None:
+                if wanted is True:
+                    raise InvalidCheckpointError(f"There is no valid checkpoint in {self.args.output_dir}.")
+                return None
         self.check_fit(folder)
         logger.info("Resuming from %s", folder)
         return folder

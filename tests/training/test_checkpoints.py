@@ -261,9 +261,10 @@ def test_auto_starts_afresh_where_nothing_was_saved_and_true_does_not(make_train
         make_trainer(items(4), max_steps=1).train(resume_from_checkpoint=True)
 
 
-def test_other_settings_on_resuming_are_announced(make_trainer, items, saved, caplog):
-    with caplog.at_level(logging.WARNING, "omnilatent"):
+def test_checkpoint_and_other_settings_on_resuming_are_announced(make_trainer, items, saved, caplog):
+    with caplog.at_level(logging.INFO, "omnilatent"):
         make_trainer(items(4), max_steps=3, task_seed=5).train(resume_from_checkpoint=saved / "checkpoint-2")
     said = [record.getMessage() for record in caplog.records]
+    assert f"Resuming from {saved / 'checkpoint-2'}" in said
     assert any("another max_steps than it was saved with: 3, was 2" in line for line in said)
     assert any("another task_seed" in line for line in said)

@@ -71,6 +71,12 @@ def test_console_shows_what_matters_and_the_log_holds_all(tmp_path, capsys):
     assert lines == ["said 0", "detail 0", "said 1", "detail 1"]
 
 
+def test_name_that_is_no_unicode_is_in_the_log(tmp_path):
+    with run_folder(tmp_path):
+        logging.getLogger("omnilatent.training.data").warning("Left out %s", "caf\udce9.png")
+    assert "Left out caf\\udce9.png\n" in (tmp_path / LOG_FILE).read_text()
+
+
 def test_silent_run_leaves_no_folder(tmp_path):
     with pytest.raises(OSError, match="no data"), run_folder(tmp_path / "run"):
         raise OSError("no data")

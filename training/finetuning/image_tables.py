@@ -80,7 +80,8 @@ def open_image_tables(
             raise ValueError(f"What {data} is to read is missing: name a folder by --data-dir, or --data-files.")
         # of a repository, the folder is looked for there
         folder = data_dir if data in _PACKAGED_DATASETS_MODULES else data if data.startswith((".", "/")) else None
-        if folder is not None and "://" not in str(folder) and not Path(folder).is_dir():
+        # datasets takes no address as a folder: it would look for one below the present folder
+        if folder is not None and not Path(folder).expanduser().is_dir():
             raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
         splits = datasets.load_dataset(
             data, config_name, data_dir=data_dir and str(data_dir), data_files=data_files, streaming=streaming

@@ -44,6 +44,17 @@ def test_folder_tells_classes_and_its_split_to_judge_by(image_folder):
     assert train.title == "imagefolder train" and val.title == "imagefolder validation"
 
 
+def test_folder_may_be_below_the_home(image_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(image_folder.parent))
+    train, _ = open_image_tables("imagefolder", data_dir=f"~/{image_folder.name}")
+    assert len(train.rows) == 46
+
+
+def test_an_address_is_no_folder():
+    with pytest.raises(FileNotFoundError, match="There is no folder 'hf://datasets/someone/images'"):
+        open_image_tables("imagefolder", data_dir="hf://datasets/someone/images")
+
+
 def test_each_class_gives_its_share_to_judge_by(tmp_path):
     labels = ["a"] * 20 + ["b"] * 10 + ["c"]
     train, val = open_saved(
