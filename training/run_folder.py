@@ -1,6 +1,7 @@
 """The folder of a training run: one that no earlier run is lost in, with a log of what was said and left out."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ LOG_FILE = "log.txt"
 @contextmanager
 def run_folder(folder: Path, resume: str | None = None) -> Iterator[None]:
     """
-    What a run says is shown, and written with all details to `log.txt` in its folder; a resumed run appends to it.
+    What a run says is shown, and written with all details to `log.txt` in its folder; a resumed run appends to it. Of
+    several processes each writes what it met, under its rank.
 
     Args:
         folder: Of checkpoints and model; made when the first thing is written to it.
@@ -39,7 +41,8 @@ def run_folder(folder: Path, resume: str | None = None) -> Iterator[None]:
     file = _LogFile(folder / LOG_FILE, encoding="utf-8", errors="backslashreplace", delay=True)
     console = logging.StreamHandler()
     console.setLevel(logging.INFO)  # each of thousands of bad samples is for the file
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    rank = f"rank {os.environ.get('RANK')}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""  # of the launcher
+    file.setFormatter(logging.Formatter(f"%(asctime)s {rank}%(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("omnilatent")
     level = logger.level
     logger.setLevel(logging.DEBUG)

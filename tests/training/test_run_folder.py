@@ -71,6 +71,16 @@ def test_console_shows_what_matters_and_the_log_holds_all(tmp_path, capsys):
     assert lines == ["said 0", "detail 0", "said 1", "detail 1"]
 
 
+def test_processes_write_under_their_ranks(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        with run_folder(tmp_path):
+            logging.getLogger("omnilatent.training.data").warning("Left out a.png")
+    lines = [line.split(" ", 2)[2] for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    assert lines == ["rank 0: Left out a.png", "rank 1: Left out a.png"]
+
+
 def test_name_that_is_no_unicode_is_in_the_log(tmp_path):
     with run_folder(tmp_path):
         logging.getLogger("omnilatent.training.data").warning("Left out %s", "caf\udce9.png")
