@@ -5,11 +5,12 @@ from transformers.utils import is_torchdynamo_compiling
 
 
 def check_tokens(name: str, tokens: torch.Tensor, width: int):
-    """Raise a ValueError unless `tokens` is (batch, tokens, width) with at least one token."""
+    """Raise a ValueError unless `tokens` is (batch, tokens, width) with at least one sample and one token."""
     if tokens.ndim != 3 or tokens.shape[-1] != width:
         raise ValueError(f"`{name}` must have the shape (batch, tokens, {width}), got {tuple(tokens.shape)}.")
-    if 0 in tokens.shape[:2]:
-        raise ValueError(f"`{name}` has no tokens: its shape is {tuple(tokens.shape)}.")
+    for axis, what in enumerate(("samples", "tokens")):
+        if tokens.shape[axis] == 0:
+            raise ValueError(f"`{name}` has no {what}: its shape is {tuple(tokens.shape)}.")
 
 
 def check_no_nan(name: str, states: torch.Tensor, mask: torch.Tensor | None = None):

@@ -31,12 +31,14 @@ class PatchProjection(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         axes = len(self.patch_shape)
         if x.ndim != 2 + axes or x.shape[1] != self.in_channels:
+            sizes = ", ".join(("frames", "height", "width")[-axes:])
             raise ValueError(
-                f"Expected pixels (batch, {self.in_channels} channels, {axes} sizes), got the shape {tuple(x.shape)}."
+                f"Expected pixels (batch, {self.in_channels} channels, {sizes}), got the shape {tuple(x.shape)}."
             )
         check_divisible(tuple(x.shape[2:]), self.patch_shape)
         for axis, patch in enumerate(self.patch_shape):
-            x = x.unflatten(2 + 2 * axis, (-1, patch))  # (B, C, places, within, places, within, ...)
+            places = x.shape[2 + 2 * axis] // patch
+            x = x.unflatten(2 + 2 * axis, (places, patch))  # (B, C, places, within, places, within, ...)
         places, within = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
         x = x.permute(0, *places, 1, *within)
         return self.projection(x.flatten(1 + axes).flatten(1, axes))

@@ -5,6 +5,7 @@ Shapes: B batch, N patches.
 
 import torch
 
+from ...configuration.configuration_relpos_vit import check_divisible
 from ..layers.value_checks import check_values
 
 
@@ -19,10 +20,15 @@ def read_pixel_mask(pixel_mask: torch.Tensor, patch_shape: tuple[int, ...]) -> t
         Bool (B, N) and long (B, axes).
 
     Raises:
-        ValueError: for a sample that is no such block, or holds nothing.
+        ValueError: for sizes that patches do not divide, values that are neither 0 nor 1, and a sample that is no such
+            block or holds nothing.
     """
     axes = pixel_mask.ndim - 1
-    pixels = _by_patch(pixel_mask.bool(), patch_shape)
+    real = pixel_mask.bool()
+    check_values(
+        pixel_mask == real, "`pixel_mask` must hold 1 where a pixel is real and 0 elsewhere, and no other value."
+    )
+    pixels = _by_patch(real, patch_shape)
     patches = pixels.all(dim=-1)  # (B, places ...)
     sizes, block = [], torch.ones_like(patches)
     for axis in range(axes):
@@ -30,17 +36,21 @@ def read_pixel_mask(pixel_mask: torch.Tensor, patch_shape: tuple[int, ...]) -> t
         size = patches.any(dim=others).sum(dim=1)
         places = torch.arange(patches.shape[1 + axis], device=patches.device)
         inside = (places < size[:, None]).view(
-            patches.shape[0], *(-1 if other == axis else 1 for other in range(axes))
+            patches.shape[0], *(len(places) if other == axis else 1 for other in range(axes))
         )
         sizes.append(size)
         block = block & inside
     sizes = torch.stack(sizes, dim=1)
-    check_values(
+    right = (
         (patches == block).flatten(1).all(dim=1)
         & (pixels.any(dim=-1) == patches).flatten(1).all(dim=1)
-        & (sizes > 0).all(dim=1),
-        "`pixel_mask` must mark a block of whole patches at the beginning of each axis for each sample.",
+        & (sizes > 0).all(dim=1)
     )
+    rule = (
+        f"`pixel_mask` must mark a block of whole patches of {patch_shape} pixels at the beginning of each axis for each "
+        "sample"
+    )
+    check_values(right, f"{rule}.", lambda: f"{rule}; {_describe_first(real, ~right)}.")
     return patches.flatten(1), sizes
 
 
@@ -62,9 +72,19 @@ def fill_patches(pixel_mask: torch.Tensor, patch_shape: tuple[int, ...]) -> torc
     return patches
 
 
+def _describe_first(real, wrong):
+    """How many pixels along each axis the first of some samples marks."""
+    sample = int(wrong.nonzero()[0])
+    axes = range(real.ndim - 1)
+    size = tuple(int(real[sample].movedim(axis, 0).flatten(1).any(dim=1).sum()) for axis in axes)
+    return f"sample {sample} marks {size} of {tuple(real.shape[1:])} pixels"
+
+
 def _by_patch(mask, patch_shape):
     """(B, sizes ...) -> (B, places ..., pixels of a patch)."""
+    check_divisible(tuple(mask.shape[1:]), patch_shape)
     axes = len(patch_shape)
     for axis, patch in enumerate(patch_shape):
-        mask = mask.unflatten(1 + 2 * axis, (-1, patch))  # (B, places, within, places, within, ...)
+        places = mask.shape[1 + 2 * axis] // patch
+        mask = mask.unflatten(1 + 2 * axis, (places, patch))  # (B, places, within, places, within, ...)
     return mask.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2)).flatten(1 + axes)

@@ -118,6 +118,14 @@ def test_a_padded_batch_equals_its_pictures_one_by_one(words, kernel):
     torch.testing.assert_close(model(pixels, mask).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "relative"])
+def test_a_batch_of_no_pictures_gives_no_logits(kernel):
+    model = build(use_class_token=True)
+    model.set_attn_implementation(kernel)
+    assert model(torch.zeros(0, 3, 24, 32)).logits.shape == (0, 5)
+    assert model(torch.zeros(0, 3, 40, 16), torch.ones(0, 40, 16)).logits.shape == (0, 5)
+
+
 def test_a_padded_batch_of_videos_equals_them_one_by_one():
     model = build(**VIDEO)
     alone = [images(1, frames, 3, height, 24) for frames, height in ((4, 16), (6, 8), (2, 24))]
@@ -263,17 +271,31 @@ def test_settings_that_cannot_work_are_refused_at_construction(words, message):
     ("pixels", "mask", "message"),
     [
         ((2, 3, 20, 32), None, "cannot be cut"),
-        ((2, 4, 24, 32), None, "3 channels"),
-        ((3, 24, 32), None, "batch, channels"),
+        ((2, 4, 24, 32), None, r"\(batch, 3 channels, height, width\)"),
+        ((3, 24, 32), None, r"\(batch, 3 channels, height, width\)"),
+        ((2, 3, 50, 32), torch.ones(2, 50, 32), r"\(50, 32\) cannot be cut into patches of \(8, 8\)"),
+        ((2, 3, 24, 32), -torch.ones(2, 24, 32), "no other value"),
+        ((2, 3, 24, 32), torch.full((2, 24, 32), torch.nan), "no other value"),
         ((2, 3, 24, 32), torch.ones(2, 24, 24), "pixel_mask"),
         ((2, 3, 24, 32), torch.zeros(2, 24, 32), "block of whole patches"),
         ((2, 3, 24, 32), torch.ones(2, 24, 32).index_fill(1, torch.arange(8), 0), "block of whole patches"),
         ((2, 3, 24, 32), torch.ones(2, 24, 32).index_fill(2, torch.arange(20, 32), 0), "block of whole patches"),
+        (
+            (2, 3, 24, 32),
+            torch.stack([torch.ones(24, 32), torch.ones(24, 32).index_fill(1, torch.arange(20, 32), 0)]),
+            r"patches of \(8, 8\) .* sample 1 marks \(24, 20\) of \(24, 32\) pixels",
+        ),
     ],
 )
 def test_pixels_that_do_not_fit_are_refused(pixels, mask, message):
     with pytest.raises(ValueError, match=message):
         build()(torch.zeros(pixels), mask)
+
+
+def test_a_video_whose_axes_are_exchanged_is_told_by_the_shape_that_came():
+    message = r"\(batch, frames, 3 channels, height, width\), got the shape \(2, 3, 4, 16, 24\)"
+    with pytest.raises(ValueError, match=message):
+        build(**VIDEO)(torch.zeros(2, 3, 4, 16, 24))
 
 
 def test_places_in_a_row_have_no_padding():

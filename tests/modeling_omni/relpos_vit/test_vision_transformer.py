@@ -129,6 +129,13 @@ def test_tokens_that_are_not_the_windows_are_refused():
         MultiHeadAttention(10, 3)
 
 
+def test_a_batch_of_no_samples_is_refused():
+    with pytest.raises(ValueError, match="`x` has no samples"):
+        attention()(torch.zeros(0, TOKENS, HEADS * WIDTH, dtype=torch.float64))
+    with pytest.raises(ValueError, match="`x` has no samples"):
+        model()(torch.zeros(0, 3, 4, 10))
+
+
 # --- block, patches and the whole ----------------------------------------------------------------------------------
 
 
