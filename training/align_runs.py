@@ -14,21 +14,23 @@ from ..processing.processing_audio_visual_aligner import AudioVisualAlignerProce
 from .align_arguments import AlignerTrainingArguments
 from .align_trainer import AlignerTrainer
 from .data import VideoCollection, VideoLoader
+from .hub_upload import check_hub, upload
 from .runs import open_videos
-from .saved_models import check_saved
+from .saved_models import check_saved, check_whole, refuse_sizes
 
 NUM_MEL_BINS, SPECTROGRAM_RATE = 80, 100  # bands, frames per second
 HEAD_DIM = 32
+VIDEO_SIZE, LAYERS = 112, 4  # of new towers
 FITTED_CLIPS = 128
 
 
 def make_aligner(
-    image_size: int = 112,
+    image_size: int = VIDEO_SIZE,
     patch_size: int = 16,
     fps: float = 8.0,
     seconds: int = 2,
     width: int = 192,
-    layers: int = 4,
+    layers: int = LAYERS,
     **omninet_settings,
 ) -> tuple[AudioVisualAligner, AudioVisualAlignerProcessor]:
     """
@@ -84,6 +86,7 @@ def make_aligner(
 
 def align(options: Namespace) -> AlignerTrainer:
     """Train an aligner and judge it on held-out videos; the options are those of `omnilatent align`."""
+    check_hub(options.push_to_hub)
     torch.manual_seed(options.seed)
     model, processor = open_aligner(options)
     train, held_out = open_collections(options, model, processor)
@@ -115,9 +118,7 @@ def align(options: Namespace) -> AlignerTrainer:
             f"The model is in {options.save_dir}; use it by: from omnilatent import AudioVisualAligner; "
             f"model = AudioVisualAligner.from_pretrained({str(options.save_dir)!r})"
         )
-        if options.push_to_hub:
-            model.push_to_hub(options.push_to_hub)
-            processor.push_to_hub(options.push_to_hub)
+        upload(options.push_to_hub, options.save_dir, model, processor)
     return trainer
 
 
@@ -131,21 +132,25 @@ def open_aligner(options: Namespace) -> tuple[AudioVisualAligner, AudioVisualAli
     named = (options.vision_tower, options.audio_tower)
     if all(name is None for name in named):
         return make_aligner(
-            image_size=options.video_size,
+            image_size=options.video_size or VIDEO_SIZE,
             fps=options.fps,
             seconds=math.ceil(options.clip_duration),
             width=options.dim,
-            layers=options.layers,
+            layers=options.layers or LAYERS,
             gather_loss=True,
         )
     if None in named:
         raise ValueError("Name both --vision-tower and --audio-tower, or none of them for new ones.")
+    refuse_sizes(options, "layers", model="vision_tower")
     for name in named:
         check_saved(name)
+        check_whole(name)
     model = AudioVisualAligner.from_towers(
         *named, freeze=not options.train_towers, video_fps=options.fps, hidden_size=options.dim, gather_loss=True
     )
     tower = model.towers["vision"]
+    if hasattr(tower.config, "image_size"):
+        refuse_sizes(options, "video_size", model="vision_tower")
     frames = tower.config.num_frames if reads_videos(tower) and hasattr(tower.config, "num_frames") else None
     processor = AudioVisualAlignerProcessor.from_towers(*named, video_fps=options.fps, num_frames=frames)
     return model, processor
@@ -153,7 +158,7 @@ def open_aligner(options: Namespace) -> tuple[AudioVisualAligner, AudioVisualAli
 
 def open_collections(options, model, processor) -> tuple[VideoCollection, VideoCollection]:
     """Videos to learn from and to judge by."""
-    size = getattr(model.config.vision_config, "image_size", options.video_size)
+    size = getattr(model.config.vision_config, "image_size", options.video_size or VIDEO_SIZE)
     measures = Namespace(
         video_fps=options.fps, video_size=size, image_size=size, sampling_rate=16_000, max_text_length=2048
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 
 from ..configuration.configuration_relpos_vit import as_pair
 from ..modeling_omni.layers.relative_bias import RelativePositionTable
@@ -29,11 +29,13 @@ def visualize_model(
         out: Folder of the pictures.
 
     Returns:
-        The five most likely labels with their probabilities, and the files that were written.
+        The five most likely labels with their probabilities, none of a model whose head was never trained, and the
+        files that were written.
 
     Raises:
-        FileNotFoundError: for a file or a model that is not there.
-        ValueError: for a file that is no picture, or a model whose attention is not one of patches among each other.
+        FileNotFoundError: for a file or a model that is not there, or a model without an image processor.
+        ValueError: for a file that is no picture, or a model that does not take RGB images, or whose attention is not
+            one of patches among each other.
         ImportError: without matplotlib, which `omnilatent[viz]` brings.
     """
     if not Path(image).is_file():
@@ -43,9 +45,14 @@ def visualize_model(
     except BadSampleError as error:
         raise ValueError(f"{image} cannot be read: {error}") from None
     check_image_classifier(model)
-    processor = AutoImageProcessor.from_pretrained(model)
+    processor = open_image_processor(model)
     # only this kernel writes the weights out
-    model = AutoModelForImageClassification.from_pretrained(model, attn_implementation="eager").eval()
+    model, loaded = AutoModelForImageClassification.from_pretrained(
+        model, attn_implementation="eager", output_loading_info=True
+    )
+    model.eval()
+    if getattr(model.config, "num_frames", None) is not None or getattr(model.config, "num_channels", 3) != 3:
+        raise ValueError(f"omnilatent draws models of RGB images only, and this {type(model).__name__} takes others.")
     pixels = processor(picture, return_tensors="pt")["pixel_values"]
     output = model(pixel_values=pixels, output_attentions=True)
     if not output.attentions:
@@ -54,8 +61,7 @@ def visualize_model(
         size // patch for size, patch in zip(pixels.shape[-2:], as_pair("patch_size", model.config.patch_size))
     )
     shares = patch_shares(attention_rollout(output.attentions), grid_size, _pooling(model))[0]
-    probabilities, numbers = output.logits[0].softmax(-1).topk(min(5, output.logits.shape[1]))
-    labels = [model.config.id2label[number] for number in numbers.tolist()]
+    labels = [] if loaded["missing_keys"] else likely_labels(model, output.logits[0])  # a head that was never trained
 
     folder, written = Path(out), []
 
@@ -63,7 +69,7 @@ def visualize_model(
         written.append(folder / f"{name}.png")
         return written[-1]
 
-    title = f"{labels[0]} {probabilities[0]:.1%}: attention rollout"
+    title = f"{labels[0][0]} {labels[0][1]:.1%}: attention rollout" if labels else "attention rollout"
     # the model may have seen a part of it only: what it saw is what the patches cover
     seen = picture if not getattr(processor, "do_center_crop", False) else _as_seen(pixels)
     visualize_shares(shares, seen, path("rollout"), title)
@@ -74,7 +80,28 @@ def visualize_model(
         name = "bias_table" if len(tables) == 1 else f"bias_table_layer_{number:02}"
         window = table.query_size if len(table.query_size) == 2 else None
         visualize_bias_table(table.relative_position_bias_table, path(name), name.replace("_", " "), window)
-    return list(zip(labels, probabilities.tolist())), written
+    return labels, written
+
+
+def open_image_processor(model: str | os.PathLike) -> BaseImageProcessor:
+    """
+    Raises:
+        FileNotFoundError: for a model that was saved without one.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(model)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{model} has no image processor, which makes an image what the model reads: save one there, as in "
+            f"ViTImageProcessor(size={{'height': 224, 'width': 224}}).save_pretrained({str(model)!r})."
+        ) from error
+
+
+def likely_labels(model: PreTrainedModel, logits: torch.Tensor) -> list[tuple[str, float]]:
+    """At most five labels with their probabilities, the most likely one first; logits (labels,)."""
+    probabilities, numbers = logits.softmax(-1).topk(min(5, len(logits)))
+    names = [model.config.id2label[number] for number in numbers.tolist()]
+    return list(zip(names, probabilities.tolist()))
 
 
 def _pooling(model: PreTrainedModel) -> str | None:

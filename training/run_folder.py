@@ -12,8 +12,8 @@ LOG_FILE = "log.txt"
 @contextmanager
 def run_folder(folder: Path, resume: str | None = None) -> Iterator[None]:
     """
-    What a run says is shown, and written with all details to `log.txt` in its folder; a resumed run appends to it. Of
-    several processes each writes what it met, under its rank.
+    What a run says is shown, and written with all details to `log.txt` in its folder, at last the error that ended it;
+    a resumed run appends to it. Of several processes each writes what it met, under its rank.
 
     Args:
         folder: Of checkpoints and model; made when the first thing is written to it.
@@ -50,6 +50,10 @@ def run_folder(folder: Path, resume: str | None = None) -> Iterator[None]:
         logger.addHandler(handler)
     try:
         yield
+    except BaseException:
+        if folder.is_dir():  # a run that is refused leaves none
+            logger.debug("The run ended here.", exc_info=True)
+        raise
     finally:
         logger.setLevel(level)
         for handler in (console, file):

@@ -15,6 +15,7 @@ from ..processing.tokenization_omnilatent import NUM_TEXT_IDS
 from .arguments import OmniLatentTrainingArguments
 from .curriculum import CurriculumTrainer
 from .data import VideoCollection, synthetic_collection
+from .hub_upload import check_hub, upload
 from .trainer import OmniLatentTrainer
 
 SYNTHETIC_VIDEOS = 256
@@ -33,6 +34,7 @@ def train_curriculum(options: Namespace) -> CurriculumTrainer:
 
 
 def _run(trainer_class, options, **settings):
+    check_hub(options.push_to_hub)
     config = make_config(options)
     args = OmniLatentTrainingArguments(
         output_dir=str(options.save_dir),
@@ -62,9 +64,7 @@ def _run(trainer_class, options, **settings):
         print(
             f"The model is in {options.save_dir}; use it by: omnilatent convert SRC --to text --model {options.save_dir}"
         )
-        if options.push_to_hub:
-            model.push_to_hub(options.push_to_hub)
-            processor.push_to_hub(options.push_to_hub)
+        upload(options.push_to_hub, options.save_dir, model, processor)
     return trainer
 
 

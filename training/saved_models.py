@@ -1,13 +1,14 @@
 """Names of saved models: a folder, or else a repository on the Hub."""
 
 import os
+from argparse import Namespace
 from collections.abc import Container
 from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 
 def check_saved(name_or_path: str | Path, file: str = CONFIG_NAME):
@@ -71,3 +72,33 @@ def check_kind(name_or_path: str | Path, configs: Container[type], kind: str):
 def check_image_classifier(name_or_path: str | Path):
     """`check_kind` for what `AutoModelForImageClassification` loads."""
     check_kind(name_or_path, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, "classifier of images")
+
+
+def check_whole(name_or_path: str | Path):
+    """
+    Refuse to train an adapter further: each checkpoint would hold it alone, without the head of the new labels and
+    their names, and could not be loaded again as the model that is best.
+
+    Raises:
+        ValueError: for a saved adapter of peft.
+    """
+    if find_adapter_config_file(str(name_or_path)) is not None:
+        raise ValueError(
+            f"{name_or_path} is an adapter of peft, and training goes on from whole models: merge it into its model by "
+            "`merge_and_unload()`, save that with its processor by `save_pretrained`, and name the new folder."
+        )
+
+
+def refuse_sizes(options: Namespace, *names: str, model: str = "model"):
+    """
+    Args:
+        options: Of a command.
+        names: Options that shape a new model; `None` where not given.
+        model: The option that names a saved one.
+
+    Raises:
+        ValueError: for options that a saved model would ignore.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)} shape a new model, and --{model.replace('_', '-')} names a saved one.")

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -12,6 +13,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from .checkpoints import InvalidCheckpointError, check_manifest, check_model, newest_valid, write_manifest
 
 logger = logging.getLogger(__name__)
+
+# settings of the optimiser that are loaded with its state, over what the arguments say; `lr` follows the schedule
+KEPT_SETTINGS = {"initial_lr": "learning rate", "weight_decay": "weight decay", "betas": "betas", "eps": "epsilon"}
 
 
 class WholeCheckpointTrainer(Trainer):
@@ -33,7 +37,12 @@ class WholeCheckpointTrainer(Trainer):
         """
         folder = self.find_checkpoint(resume_from_checkpoint)
         self.prepare_run(folder)
-        return super().train(resume_from_checkpoint=folder, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=folder, **kwargs)
+        except BaseException:
+            if self.is_local_process_zero() and not self.args.disable_tqdm:
+                print(file=sys.stderr)  # what is said of the error begins below the progress bar
+            raise
 
     def prepare_run(self, folder: str | None) -> None:
         """Called before training with the checkpoint that it goes on from, if any."""
@@ -103,8 +112,29 @@ class WholeCheckpointTrainer(Trainer):
             best = self.state.best_model_checkpoint
             rotate_checkpoints(run_dir, limit, best_model_checkpoint=best, use_mtime=True)
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        wanted = self._optimizer_settings()
+        super()._load_optimizer_and_scheduler(checkpoint)
+        kept = self._optimizer_settings()
+        for name in wanted:
+            if kept[name] != wanted[name] and self.is_world_process_zero():
+                logger.warning(
+                    "The run goes on with the %s that it was saved with, %s, and not with %s: begin a new run for that.",
+                    *(name, _some(kept[name]), _some(wanted[name])),
+                )
+
+    def _optimizer_settings(self):
+        """What each group of parameters is trained with, by the name of the setting."""
+        groups = () if self.optimizer is None else self.optimizer.param_groups
+        return {name: [group[key] for group in groups if key in group] for key, name in KEPT_SETTINGS.items()}
+
     def _issue_warnings_after_load(self, load_result):
         # a tied tensor is saved once, under the other name
         tied = getattr(self.model, "all_tied_weights_keys", {})
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+
+def _some(values):
+    """Each of the values once."""
+    return ", ".join(dict.fromkeys(map(str, values)))

@@ -125,9 +125,21 @@ def test_impossible_options_leave_with_2(argv, capsys):
     assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["classify", "--held-out"], ["curriculum", "--video-dir=v", "--joint-frac"]])
+def test_a_share_is_between_nothing_and_all(command, capsys):
+    with pytest.raises(SystemExit):
+        parse(*command, "1.5")
+    assert "must be a share, from 0 to 1; got 1.5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["align", "--video-dir=v", "--vision-tower=a", "--audio-tower=b", "--layers=2"], "--layers shape"),
+        (
+            ["finetune", "--task=vqa", "--train-data=a", "--val-data=b", "--model=m", "--tokenizer=words"],
+            "--tokenizer",
+        ),
         (["curriculum", "--video-dir", "nowhere", "--preset", "tiny"], "nowhere"),
         (["train", "--dim", "100", "--heads", "3"], "100"),
         (["train", "--config", "missing.json"], "missing.json"),

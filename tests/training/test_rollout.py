@@ -11,7 +11,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from omnilatent import RelPosViTConfig, RelPosViTForImageClassification
+from omnilatent import RelPosViTConfig, RelPosViTForImageClassification, RelPosViTModel
 from omnilatent.training import attention_rollout, cli, patch_shares
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -131,3 +131,29 @@ def test_what_cannot_be_drawn_is_told_in_one_line(tmp_path, picture, capfd):
     (tmp_path / "broken.png").write_text("no picture")
     code, _, err = visualize(capfd, "--model", tmp_path / "swin", "--image", tmp_path / "broken.png")
     assert code == 1 and "broken.png" in err.splitlines()[-1]
+
+
+def test_model_without_a_trained_head_is_drawn_and_not_believed(tmp_path, picture, capfd):
+    RelPosViTModel(RelPosViTConfig.tiny()).save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    code, out, err = visualize(capfd, "--model", tmp_path / "model", "--image", picture, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "no trained head" in out and "%" not in out and (tmp_path / "out" / "rollout.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_channels": 1}, {"num_frames": 4, "tubelet_size": 2, "image_size": (32, 32)}]
+)
+def test_only_models_of_rgb_images_are_drawn(settings, tmp_path, picture, capfd):
+    RelPosViTForImageClassification(RelPosViTConfig.tiny(**settings)).save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    code, _, err = visualize(capfd, "--model", tmp_path / "model", "--image", picture)
+    assert code == 1 and "draws models of RGB images only" in err.splitlines()[-1]
+
+
+def test_missing_image_processor_is_named(tmp_path, picture, capfd):
+    RelPosViTForImageClassification(RelPosViTConfig.tiny()).save_pretrained(tmp_path / "model")
+    code, _, err = visualize(capfd, "--model", tmp_path / "model", "--image", picture)
+    assert code == 1
+    told = err.splitlines()[-1]
+    assert "has no image processor" in told and f"save_pretrained('{tmp_path / 'model'}')" in told

@@ -91,3 +91,11 @@ def test_silent_run_leaves_no_folder(tmp_path):
     with pytest.raises(OSError, match="no data"), run_folder(tmp_path / "run"):
         raise OSError("no data")
     assert not (tmp_path / "run").exists()
+
+
+def test_error_that_ends_a_run_is_in_its_log(tmp_path, capsys):
+    with pytest.raises(ValueError), run_folder(tmp_path / "run"):
+        logging.getLogger("omnilatent.training").warning("begun")
+        raise ValueError("the data is rotten")
+    assert "ValueError: the data is rotten" in (tmp_path / "run" / LOG_FILE).read_text()
+    assert capsys.readouterr().err == "begun\n"  # the command tells the error itself

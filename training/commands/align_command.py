@@ -27,9 +27,9 @@ def add_commands(commands):
     model.add_argument("--audio-tower", metavar="NAME", help="model on the Hub, or folder (default: a small new one)")
     model.add_argument("--train-towers", action="store_true", help="train the named towers, which else stay frozen")
     model.add_argument("--dim", type=positive(int), default=192, metavar="N", help="width, also of new towers")
-    model.add_argument("--layers", type=positive(int), default=4, metavar="N", help="layers of new towers")
+    model.add_argument("--layers", type=positive(int), metavar="N", help="layers of new towers (default: 4)")
     model.add_argument(
-        "--video-size", type=positive(int), default=112, metavar="N", help="pixels per side, for new towers"
+        "--video-size", type=positive(int), metavar="N", help="pixels per side, for new towers (default: 112)"
     )
     add_training(command.add_argument_group("training"), total_steps=1000)
     command.set_defaults(batch_size=32, lr=1e-3)

@@ -28,7 +28,11 @@ def _add_classify(commands):
     data.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of images, for imagefolder")
     data.add_argument("--data-files", nargs="+", metavar="FILE", help="files, for builders like parquet")
     data.add_argument("--data-config", metavar="NAME", help="configuration of the dataset, if it has several")
-    data.add_argument("--streaming", action="store_true", help="read as it comes; needs --total-steps")
+    data.add_argument(
+        "--streaming",
+        action="store_true",
+        help="read as it comes; needs --total-steps, and a split to judge by, as nothing is held out",
+    )
     data.add_argument("--train-split", default="train", metavar="NAME", help="split to learn from")
     data.add_argument("--val-split", metavar="NAME", help="split to judge by (default: the one that looks like it)")
     data.add_argument(
@@ -48,7 +52,7 @@ def _add_classify(commands):
     model.add_argument(
         "--model", metavar="NAME", help="model on the Hub, or folder, to go on from (default: a new ViT)"
     )
-    model.add_argument("--preset", choices=("tiny", "small", "base"), default="small", help="sizes of a new ViT")
+    model.add_argument("--preset", choices=("tiny", "small", "base"), help="sizes of a new ViT (default: small)")
     model.add_argument("--dim", type=positive(int), metavar="N", help="width (default: that of the preset)")
     model.add_argument("--layers", type=positive(int), metavar="N", help="layers (default: those of the preset)")
     model.add_argument("--heads", type=positive(int), metavar="N", help="heads (default: those of the preset)")
@@ -61,11 +65,13 @@ def _add_classify(commands):
     model.add_argument(
         "--position-embedding",
         choices=("relative", "absolute", "both", "none"),
-        default="relative",
-        help="how a new ViT knows places",
+        help="how a new ViT knows places (default: relative)",
     )
     model.add_argument(
-        "--drop-path", type=share, default=0.1, metavar="SHARE", help="of samples that skip a new ViT's last layer"
+        "--drop-path",
+        type=share,
+        metavar="SHARE",
+        help="of samples that skip a new ViT's last layer (default: 0.1)",
     )
     augmentation = command.add_argument_group("augmentation")
     augmentation.add_argument(
@@ -114,5 +120,6 @@ def _run_visualize(args):
     from ..model_pictures import visualize_model
 
     labels, written = visualize_model(args.model, args.image, args.out)
-    print(", ".join(f"{label} {probability:.1%}" for label, probability in labels))
+    told = ", ".join(f"{label} {probability:.1%}" for label, probability in labels)
+    print(told or "The model has no trained head: what it answers is left out.")
     print(f"{len(written)} pictures are in {args.out}, {written[0].name} first.")

@@ -87,5 +87,5 @@ def not_negative(text):
 def share(text):
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"is a share of the steps, from 0 to 1; got {text}")
+        raise argparse.ArgumentTypeError(f"must be a share, from 0 to 1; got {text}")
     return value

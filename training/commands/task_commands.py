@@ -80,15 +80,18 @@ def add_finetune_options(command: argparse.ArgumentParser) -> None:
     add(data, "--workers", type=not_negative, default=0, metavar="N", help="processes that read samples")
     model = command.add_argument_group("model")
     add(
-        model, "--config", default="tiny_text_image_model", metavar="PRESET", help="preset or JSON file of a new model"
+        model,
+        "--config",
+        metavar="PRESET",
+        help="preset or JSON file of a new model (default: tiny_text_image_model)",
     )
     add(model, "--model", metavar="DIR", help="trained model to go on from, instead of a new one")
     add(
         model,
         "--tokenizer",
-        default="bytes",
         metavar="NAME",
-        help="of a new model: bytes; words, those of the training texts; or a tokenizer's folder or name on the Hub",
+        help="of a new model: bytes; words, those of the training texts; or a tokenizer's folder or name on the Hub "
+        "(default: bytes)",
     )
     add(model, "--max-length", type=positive(int), metavar="N", help="most tokens of a text (default: the model's)")
     add(model, "--num-beams", type=positive(int), default=1, metavar="N", help="beams of written texts")

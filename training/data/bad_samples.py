@@ -1,7 +1,10 @@
 """Samples that were left out: where each stood, what was wrong with it, and the errors that end a rotten run."""
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple
+
+SHOWN = 5  # of things that were left out; the rest are details
 
 
 class SchemaError(ValueError):
@@ -69,7 +72,21 @@ class BadSampleLog:
             )
 
     def __str__(self) -> str:
-        lines = [f"  {one}" for one in self.examples[:5]]
+        lines = [f"  {one}" for one in self.examples[:SHOWN]]
         if self.total > len(lines):
             lines.append(f"  ... and {self.total - len(lines)} more")
         return "\n".join(lines)
+
+
+def warn_of_first(logger: logging.Logger, number: int, message: str, *args) -> None:
+    """
+    Warn of the first few things of a kind; the rest are details, which the log file of a run holds as well.
+
+    Args:
+        logger: Of the module that met it.
+        number: From 1.
+        message, args: As for `logger.warning`.
+    """
+    if number == SHOWN + 1:
+        logger.warning("There are more than %d of them: the rest are not shown.", SHOWN)
+    logger.log(logging.WARNING if number <= SHOWN else logging.DEBUG, message, *args)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .bad_samples import warn_of_first
 from .clips import ClipSpec
 from .rows import Row, find_columns, make_row, rows_of_folder, undecoded, video_and_words
 from .scan import scan_folder
@@ -100,11 +101,12 @@ class VideoCollection:
             self._judge_rows(skips)
 
     def tell(self, skips: Iterable[Skip]) -> None:
-        """Warn of each file and reason once, however many loaders and epochs meet it."""
+        """Name each file and reason once, however many loaders and epochs meet it."""
         for skip in skips:
             if (skip.path, skip.reason) not in self._told:
                 self._told.add((skip.path, skip.reason))
-                logger.warning("Could not read %s at %.2f s: %s", skip.path, skip.time, skip.reason)
+                place = (skip.path, skip.time, skip.reason)
+                warn_of_first(logger, len(self._told), "Could not read %s at %.2f s: %s", *place)
 
     def _judge_rows(self, skips):
         unreadable = len({skip.path for skip in skips} - {row.label for row in self.rows})

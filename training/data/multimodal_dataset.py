@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch.utils.data import Dataset, IterableDataset
 
-from .bad_samples import BadSample, BadSampleError, BadSampleLog
+from .bad_samples import BadSample, BadSampleError, BadSampleLog, warn_of_first
 from .sample_pictures import open_picture
 from .sample_readers import SampleReader
 from .sample_tables import SampleTable
@@ -170,7 +170,7 @@ class SampleStream(IterableDataset):
             except BadSampleError as error:
                 bad = BadSample(record.file, record.line, str(error))
                 self.bad.add(bad)
-                logger.warning("Left out %s", bad)
+                warn_of_first(logger, self.bad.total, "Left out %s", bad)
 
     def set_epoch(self, epoch: int) -> None:
         """A shuffled stream takes another order."""

@@ -1,5 +1,6 @@
 """From the options of `omnilatent classify` to a training run."""
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -17,12 +18,15 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ...configuration.configuration_relpos_vit import RelPosViTConfig, as_pair
 from ...modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTPreTrainedModel
+from ..hub_upload import check_hub, upload
 from ..run_folder import LOG_FILE
-from ..saved_models import check_image_classifier
+from ..saved_models import check_image_classifier, check_whole, refuse_sizes
 from .classification_trainer import ImageClassificationTrainer
 from .image_augmentation import EvaluationTransform, ImageCollator, TrainingTransform
 from .image_tables import open_image_tables
 from .labelled_images import LabelledImages, LabelledImageStream
+
+logger = logging.getLogger(__name__)
 
 # DeiT's three sizes (Touvron et al. 2021, table 1)
 SIZES = {
@@ -39,7 +43,10 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
         ValueError: for options, data or a model that do not go together.
     """
     if options.model is not None:
+        refuse_sizes(options, "preset", "dim", "layers", "heads", "patch_size", "position_embedding", "drop_path")
         check_image_classifier(options.model)
+        check_whole(options.model)
+    check_hub(options.push_to_hub)
     train_table, val_table = open_image_tables(
         options.data,
         options.data_config,
@@ -70,6 +77,10 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
         val, log = LabelledImages(val_table, EvaluationTransform(processor)).without_broken()
         log.check(len(val), options.max_bad_fraction)
         bad = log.examples
+    else:
+        logger.warning(
+            "There are no images to judge by: the last checkpoint becomes the model. Name a split: --val-split."
+        )
     trainer = ImageClassificationTrainer(
         model=model,
         args=make_arguments(options, train_table, val),
@@ -91,9 +102,7 @@ def classify(options: Namespace) -> ImageClassificationTrainer:
             f"The model is in {options.save_dir}; use it by: import omnilatent, transformers; "
             f"classify = transformers.pipeline('image-classification', {str(options.save_dir)!r})"
         )
-        if options.push_to_hub:
-            model.push_to_hub(options.push_to_hub)
-            processor.push_to_hub(options.push_to_hub)
+        upload(options.push_to_hub, options.save_dir, model, processor)
     return trainer
 
 
@@ -117,14 +126,11 @@ def open_classifier(options: Namespace, classes: list[str]) -> tuple[PreTrainedM
             "num_attention_heads": options.heads,
             "patch_size": options.patch_size,
             "image_size": options.image_size,
+            "drop_path_rate": options.drop_path,
+            "position_embedding": options.position_embedding,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        config = RelPosViTConfig(
-            **{**SIZES[options.preset], **given},
-            drop_path_rate=options.drop_path,
-            position_embedding=options.position_embedding,
-            **words,
-        )
+        config = RelPosViTConfig(**{**SIZES[options.preset or "small"], "drop_path_rate": 0.1, **given}, **words)
         model = RelPosViTForImageClassification(config)
         processor = ViTImageProcessor(size=as_size(config.image_size))
     if options.model is not None and options.image_size is not None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
-from ..data.bad_samples import BadSampleLog, TooManyBadSamplesError
+from ..data.bad_samples import BadSampleLog, TooManyBadSamplesError, warn_of_first
 from ..whole_checkpoints import WholeCheckpointTrainer
 from .classification_metrics import compute_classification_metrics
 from .numbered_streams import NUMBER, NumberedCollator, number_streams
@@ -56,7 +56,7 @@ class ImageClassificationTrainer(WholeCheckpointTrainer):
             if one not in self._known_bad:
                 self._known_bad.add(one)
                 self.bad.add(one)
-                logger.warning("Left out %s", one)
+                warn_of_first(logger, self.bad.total, "Left out %s", one)
 
     def count_bad(self) -> int:
         """How many broken images there were on all ranks, which must all call this."""

@@ -15,7 +15,8 @@ from ...modeling_omni.multimodal.model_factory import TASKS as MODELS
 from ...modeling_omni.multimodal.model_factory import create_model
 from ...processing.processing_multimodal import MultiModalProcessor
 from ..data import SampleStream
-from ..saved_models import check_saved
+from ..hub_upload import check_hub, upload
+from ..saved_models import check_saved, check_whole, refuse_sizes
 from .finetune_data import fit_in_memory, open_samples
 from .finetune_tasks import TASKS, FinetuneTask
 from .task_trainer import TaskTrainer
@@ -32,7 +33,10 @@ def finetune(options: Namespace) -> TaskTrainer:
         ValueError: for options, data or a model that do not go together.
     """
     if options.model is not None:
+        refuse_sizes(options, "config", "tokenizer")
         check_saved(options.model)
+        check_whole(options.model)
+    check_hub(options.push_to_hub)
     set_seed(options.seed)
     task_class = TASKS[options.task]
     train, val, known = open_data(task_class, options)
@@ -65,9 +69,7 @@ def finetune(options: Namespace) -> TaskTrainer:
             f"MultiModalProcessor; folder = {str(options.output_dir)!r}; model, processor = "
             f"{type(model).__name__}.from_pretrained(folder), MultiModalProcessor.from_pretrained(folder)"
         )
-        if options.push_to_hub:
-            model.push_to_hub(options.push_to_hub)
-            processor.push_to_hub(options.push_to_hub)
+        upload(options.push_to_hub, options.output_dir, model, processor)
     return trainer
 
 
@@ -145,8 +147,8 @@ def open_model(task_class: type[FinetuneTask], options: Namespace, train, known:
         processor = MultiModalProcessor.from_pretrained(options.model)
         model = MODELS[task_class.model_task].from_pretrained(options.model, **words)
         return model, processor
-    config = load_preset(options.config, **words)
-    tokenizer = open_tokenizer(options.tokenizer, task_class, train)
+    config = load_preset(options.config or "tiny_text_image_model", **words)
+    tokenizer = open_tokenizer(options.tokenizer or BYTES, task_class, train)
     if tokenizer is not None:
         fit_vocabulary(config, tokenizer)
     processor = MultiModalProcessor.from_config(config, tokenizer)

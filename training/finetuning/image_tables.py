@@ -1,5 +1,6 @@
 """Images with labels from any dataset of `datasets`: its splits, its columns, and the names of its classes."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+logger = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
 HELD_OUT_SPLITS = ("validation", "val", "valid", "dev", "test")
@@ -97,6 +100,7 @@ def open_image_tables(
             raise ValueError(
                 f"The classes of {val.title}, {_few(val.classes)}, are not those of {train.title}, {_few(train.classes)}."
             )
+        _warn_of_unlearned(train)
         return train, val
     if train.is_stream or held_out == 0:
         return train, None
@@ -127,7 +131,9 @@ def _describe(splits, split, data, image_column, label_column, classes) -> Image
         classes = feature.names
     elif classes is None:
         if isinstance(rows, datasets.IterableDataset):
-            raise ValueError(f"A stream does not tell all labels of its column {label_column!r}: name them.")
+            raise ValueError(
+                f"A stream does not tell all labels of its column {label_column!r}: name them by --labels."
+            )
         values = {value for value in rows.unique(label_column) if value is not None}
         classes = [str(value) for value in sorted(values)]
     if len(classes) < 2:
@@ -163,6 +169,17 @@ def _hold_out(table, share, seed):
         replace(table, rows=table.rows.select(sorted(part)), title=f"{table.title} ({name})")
         for part, name in zip(parts, ("to learn from", "held out"))
     )
+
+
+def _warn_of_unlearned(train):
+    """Name the classes that are known, from other splits too, and not taught; a stream is not read for it."""
+    if train.is_stream:
+        return
+    feature = train.rows.features[train.label_column]
+    values = [value for value in train.rows.unique(train.label_column) if value is not None]
+    taught = {feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else str(value) for value in values}
+    if untaught := [name for name in train.classes if name not in taught]:
+        logger.warning("%s has no image of %s: what is not taught is not learned.", train.title, _few(untaught))
 
 
 def _few(names):

@@ -1,18 +1,23 @@
 """`omnilatent classify`: whole small runs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageColumn
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageClassification, BeitConfig, BeitForImageClassification, BertConfig, pipeline
 
-from omnilatent import convert_beit
+from omnilatent import RelPosViTConfig, RelPosViTForImageClassification, convert_beit
 from omnilatent.training import cli
 
 SMALL = ["--dim", 24, "--layers", 2, "--heads", 2, "--patch-size", 8, "--image-size", 32, "--cpu", "--workers", 0]
 BROKEN = ("train/circle/3.png", "train/square/5.png", "val/square/6.png")
+LORA = LoraConfig(target_modules=["q_proj"], modules_to_save=["classifier"])
 PLAIN = ["--min-crop", 1, "--randaugment", 0, "--drop-path", 0]
 
 
@@ -109,11 +114,14 @@ def test_converted_model_goes_on_with_new_labels_at_another_size(run, tmp_path):
 
 def test_model_is_pushed_with_its_processor(run, monkeypatch):
     pushed = []
+    monkeypatch.setattr("omnilatent.training.hub_upload.create_repo", lambda repo, exist_ok: pushed.append(repo))
     for base in ("transformers.PreTrainedModel", "transformers.image_processing_base.ImageProcessingMixin"):
         monkeypatch.setattr(f"{base}.push_to_hub", lambda self, repo: pushed.append((type(self).__name__, repo)))
     code, _, err = run(*SMALL, "--batch-size", 20, "--total-steps", 1, "--push-to-hub", "me/shapes")
     assert code == 0, err
-    assert pushed == [("RelPosViTForImageClassification", "me/shapes"), ("ViTImageProcessor", "me/shapes")]
+    made, *parts = pushed
+    assert made == "me/shapes"
+    assert parts == [("RelPosViTForImageClassification", "me/shapes"), ("ViTImageProcessor", "me/shapes")]
 
 
 @pytest.mark.parametrize(
@@ -173,3 +181,82 @@ def test_model_of_another_kind_is_no_classifier(run, tmp_path):
     code, _, err = run("--model", tmp_path / "bert", "--cpu")
     assert code == 1
     assert err.splitlines()[-1].endswith("bert is no classifier of images: it holds BertModel.")
+
+
+def test_sizes_are_refused_beside_a_saved_model(run):
+    sizes = [*SMALL[:8], "--preset", "tiny", "--drop-path", 0, "--position-embedding", "both"]
+    code, _, err = run("--model", "anything", *sizes)
+    assert code == 1
+    names = "--preset, --dim, --layers, --heads, --patch-size, --position-embedding, --drop-path"
+    assert err.splitlines()[-1].endswith(f"error: {names} shape a new model, and --model names a saved one.")
+
+
+def test_adapter_is_refused_before_anything_is_read(run, tmp_path):
+    model = RelPosViTForImageClassification(RelPosViTConfig.tiny())
+    model.save_pretrained(tmp_path / "model")
+    adapted = get_peft_model(AutoModelForImageClassification.from_pretrained(tmp_path / "model"), LORA)
+    adapted.save_pretrained(tmp_path / "adapter")
+    code, _, err = run("--model", tmp_path / "adapter", "--data-dir", "nowhere", "--cpu")
+    assert code == 1
+    assert "is an adapter of peft" in err.splitlines()[-1] and "merge_and_unload" in err.splitlines()[-1]
+
+
+def test_changed_learning_rate_of_a_resumed_run_is_told(run, tmp_path, caplog):
+    options = [*SMALL, "--batch-size", 9, "--total-steps", 2]
+    assert run(*options, "--save-interval", 1)[0] == 0
+    last = ["--save-interval", 1, "--resume", tmp_path / "run" / "checkpoint-1"]
+    caplog.clear()
+    assert run(*options, *last)[0] == 0
+    assert "that it was saved with" not in caplog.text
+    code, _, err = run(*options, *last, "--lr", 0.25, "--weight-decay", 0.5)
+    assert code == 0
+    for told in (err, (tmp_path / "run" / "log.txt").read_text()):
+        assert "goes on with the learning rate that it was saved with, 0.001, and not with 0.25" in told
+        assert "goes on with the weight decay that it was saved with, 0.05, 0.0, and not with 0.5, 0.0" in told
+
+
+def test_stream_without_images_to_judge_by_says_so(run, tmp_path, image_folder):
+    shutil.copytree(image_folder / "train", tmp_path / "images" / "train")
+    options = [*SMALL, "--streaming", "--data-dir", tmp_path / "images", "--batch-size", 9, "--total-steps", 1]
+    code, _, err = run(*options)
+    assert code == 0
+    assert "There are no images to judge by" in err and "--val-split" in err
+
+
+def test_class_that_is_only_judged_by_is_named(run, tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    shutil.copytree(image_folder / "val" / "circle", tmp_path / "images" / "val" / "star")
+    code, _, err = run(*SMALL, "--data-dir", tmp_path / "images", "--batch-size", 20, "--total-steps", 1)
+    assert code == 0
+    assert "imagefolder train has no image of star" in err
+    assert "no image of circle" not in err
+
+
+def test_stream_that_does_not_tell_its_labels_names_the_option(run, tmp_path):
+    features = Features({"image": ImageColumn(), "label": Value("string")})
+    rows = [{"image": Image.new("RGB", (8, 8)), "label": name} for name in ("a", "b")]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows.parquet")
+    options = ["--data", "parquet", "--data-files", tmp_path / "rows.parquet", "--streaming", "--total-steps", 1]
+    code, _, err = run(*SMALL, *options, "--data-dir", tmp_path)
+    assert code == 1
+    assert err.splitlines()[-1].endswith("name them by --labels.")
+
+
+def test_console_shows_few_of_many_broken_images_and_the_log_all(run, tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    for number in range(10, 19):
+        (tmp_path / "images" / "train" / "circle" / f"{number}.png").write_text("no picture")
+    code, _, err = run(*SMALL, "--data-dir", tmp_path / "images", "--batch-size", 46, "--total-steps", 1)
+    assert code == 0
+    assert err.count("Left out /") == 5 and "There are more than 5 of them" in err
+    assert (tmp_path / "run" / "log.txt").read_text().count("Left out /") == 12
+
+
+def test_error_that_ends_a_run_has_a_line_of_its_own_and_is_in_the_log(run, tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images" / "val" / "square" / "6.png").unlink()  # found before training
+    options = ["--max-bad-fraction", 0.0, "--batch-size", 5, "--epochs", 1]
+    code, _, err = run(*SMALL, "--data-dir", tmp_path / "images", *options)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("omnilatent classify: error: ")
+    assert "TooManyBadSamplesError: " in (tmp_path / "run" / "log.txt").read_text()
