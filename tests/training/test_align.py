@@ -189,9 +189,9 @@ def test_settings_that_would_repeat_data_are_refused(tmp_path):
 
 
 def align(folder, out, *options):
-    sizes = ["--video-size", "32", "--dim", "32", "--layers", "1", "--batch-size", "5", "--workers", "0", "--cpu"]
-    steps = ["--steps", "2", "--held-out", "0.3", "--save-dir", str(out)]
-    return cli.main(["align", "--video-dir", str(folder), *sizes, *steps, *options])
+    sizes = [] if "--vision-tower" in options else ["--video-size", "32", "--layers", "1"]  # of new towers
+    steps = ["--dim", "32", "--batch-size", "5", "--workers", "0", "--cpu", "--steps", "2", "--held-out", "0.3"]
+    return cli.main(["align", "--video-dir", str(folder), "--save-dir", str(out), *sizes, *steps, *options])
 
 
 def test_command_trains_new_towers_and_prints_retrieval(tmp_path, folder, capfd):
@@ -216,6 +216,9 @@ def test_command_takes_saved_towers_and_leaves_them_frozen(tmp_path, folder, cap
         tower.save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
     options = ["--vision-tower", str(tmp_path / "vision"), "--audio-tower", str(tmp_path / "audio"), "--fps", "2"]
+    assert align(folder, tmp_path / "out", *options, "--video-size", "32") == 1
+    told = capfd.readouterr().err.splitlines()[-1]
+    assert told.endswith("--video-size shape a new model, and --vision-tower names a saved one.")
     assert align(folder, tmp_path / "out", *options) == 0
     model = AudioVisualAligner.from_pretrained(tmp_path / "out")
     assert model.config.frozen_towers == ["audio", "vision"]

@@ -72,10 +72,11 @@ def run(sample, small, tmp_path):
     """Runs the command with usual options before those given; returns the output folder."""
 
     def command(task, *options, out="out", code=0):
-        argv = ["finetune", "--task", task, "--config", small, "--train-data", sample / "train.json"]
+        argv = ["finetune", "--task", task, "--train-data", sample / "train.json"]
         argv += ["--val-data", sample / "val.json", "--output-dir", tmp_path / out, "--cpu"]
-        argv += ["--batch-size", 8, "--max-steps", 3, "--learning-rate", 1e-3, "--tokenizer", "words"]
-        argv += ["--max-length", 12, *options]
+        argv += ["--batch-size", 8, "--max-steps", 3, "--learning-rate", 1e-3, "--max-length", 12]
+        argv += [] if "--model" in options else ["--config", small, "--tokenizer", "words"]
+        argv += options
         assert cli.main([str(part) for part in argv]) == code
         return tmp_path / out
 
