@@ -6,9 +6,12 @@ one it is shown by matplotlib's window.
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
+
+from ..modeling_omni.layers.relative_position import CLASS_ENTRIES
 
 
 def visualize_attention_weights(
@@ -20,7 +23,7 @@ def visualize_attention_weights(
     """Draw attention weights, queries in rows and keys in columns.
 
     Args:
-        attn_weights: (Q, K), (heads, Q, K), or (B, heads, Q, K), of which the first sample is drawn.
+        attn_weights: (Q, K), (heads, Q, K), or (B, heads, Q, K), of which the first sample is drawn; an array, too.
         save_path: file to write, e.g. a .png.
         title: of the picture.
         cmap: matplotlib's name of the colours.
@@ -65,37 +68,30 @@ def visualize_bias_table(
     bias_table: torch.Tensor,
     save_path: str | os.PathLike | None = None,
     title: str = "Bias Table",
-    window_size: tuple[int, int] | None = None,
+    window_size: Sequence[int] | None = None,
 ) -> None:
     """Draw a bias table.
 
     Args:
         bias_table: (entries, heads).
         save_path, title: see [`visualize_attention_weights`], as are the errors.
-        window_size: (height, width) of the window that the table is for: each head is then drawn as a map of offsets,
-            a query's place minus a key's, from 1 - height to height - 1 and from 1 - width to width - 1, without the
-            entries of a class token. `None`: a row for each head.
+        window_size: of the window that the table is for, whose offsets, a query's place minus a key's, are then told by
+            the axes, without the entries of a class token. (tokens,): a row for each head, from 1 - tokens to
+            tokens - 1. (height, width): a map for each head. (frames, height, width): a row of maps for each head, one
+            for each offset of frames. `None`: a row for each head, entry by entry.
 
     Raises:
         ValueError: for a table that does not fit the window.
     """
+    bias_table = torch.as_tensor(bias_table)
     if bias_table.ndim != 2 or bias_table.numel() == 0:
         raise ValueError(f"`bias_table` must be (entries, heads), got the shape {tuple(bias_table.shape)}.")
-    labels, extent = ("head", "entry"), None
-    panels = bias_table.t().unsqueeze(0)
+    panels, words = bias_table.t(), {"labels": ("head", "entry")}
     if window_size is not None:
-        height, width = (2 * size - 1 for size in window_size)
-        if len(bias_table) not in (height * width, height * width + 3):
-            raise ValueError(
-                f"A window of {tuple(window_size)} has {height * width} entries, with a class token 3 more; got "
-                f"{len(bias_table)}."
-            )
-        panels = bias_table[: height * width].t().unflatten(1, (height, width))
-        labels = ("offset of rows", "offset of columns")
-        extent = (-width / 2, width / 2, height / 2, -height / 2)  # of the cells' edges: offset 0 is in the middle
+        panels, words = _offset_panels(bias_table, tuple(window_size))
     panels = _as_panels("bias_table", panels)
     limit = panels.abs().max().item() or 1.0
-    _draw(panels, save_path, title, "coolwarm", -limit, limit, labels, extent)
+    _draw(panels, save_path, title, "coolwarm", -limit, limit, **words)
 
 
 def visualize_shares(
@@ -130,7 +126,7 @@ def visualize_shares(
 
 def _as_panels(name, values):
     """(panels, rows, columns) on the CPU."""
-    values = values.detach().float().cpu()
+    values = torch.as_tensor(values).detach().float().cpu()
     if values.ndim not in (2, 3, 4) or values.numel() == 0:
         raise ValueError(
             f"`{name}` must be a matrix, (heads, rows, columns) or (batch, heads, rows, columns), got the shape "
@@ -141,9 +137,38 @@ def _as_panels(name, values):
     return values.unsqueeze(0) if values.ndim == 2 else values[0] if values.ndim == 4 else values
 
 
-def _draw(panels, save_path, title, cmap, low=None, high=None, labels=("", ""), extent=None):
+def _offset_panels(bias_table, window_size):
+    """The panels of a table by its offsets, and what `_draw` is told of them."""
+    offsets, heads = [2 * size - 1 for size in window_size], bias_table.shape[1]
+    entries = math.prod(offsets)
+    if len(offsets) not in (1, 2, 3) or len(bias_table) not in (entries, entries + CLASS_ENTRIES):
+        raise ValueError(
+            f"Expected a window of 1 to 3 axes; one of {window_size} has {entries} entries, with a class token "
+            f"{CLASS_ENTRIES} more; got {len(bias_table)}."
+        )
+    panels = bias_table[:entries].t().unflatten(1, offsets)  # (heads, offsets ...)
+    right = offsets[-1] / 2  # extents are of the cells' edges: offset 0 is in the middle
+    if len(offsets) == 1:
+        return panels, {"labels": ("head", _minus("place")), "extent": (-right, right, heads - 0.5, -0.5)}
+    low = offsets[-2] / 2
+    words = {"labels": (_minus("row"), _minus("column")), "extent": (-right, right, low, -low)}
+    if len(offsets) == 2:
+        return panels, words
+    frames = range(1 - window_size[0], window_size[0])
+    titles = [f"head {head}, {_minus('frame')} = {frame}" for head in range(heads) for frame in frames]
+    return panels.flatten(0, 1), {**words, "titles": titles, "max_columns": len(frames)}
+
+
+def _minus(axis):
+    return f"query's {axis} - key's {axis}"
+
+
+def _draw(
+    panels, save_path, title, cmap, low=None, high=None, labels=("", ""), extent=None, titles=None, max_columns=4
+):
     pyplot = _pyplot()
-    columns = min(len(panels), 4)
+    columns = min(len(panels), max_columns)
+    titles = [f"head {index}" for index in range(len(panels))] if titles is None else titles
     rows = math.ceil(len(panels) / columns)
     high = panels.max().item() if high is None else high
     figure, axes = pyplot.subplots(
@@ -165,7 +190,7 @@ def _draw(panels, save_path, title, cmap, low=None, high=None, labels=("", ""), 
         axis.set(ylabel=labels[0], xlabel=labels[1])
         axis.locator_params(integer=True)  # ticks are at whole tokens
         if len(panels) > 1:
-            axis.set_title(f"head {index}", fontsize=8)
+            axis.set_title(titles[index], fontsize=8)
     figure.colorbar(image, ax=axes)
     _finish(pyplot, figure, title, save_path)
 

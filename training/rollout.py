@@ -3,6 +3,7 @@
 Shapes: B batch, H heads, N tokens.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,28 +60,28 @@ def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
     return rollout
 
 
-def patch_shares(rollout: torch.Tensor, grid_size: tuple[int, int], pooling: str | None = None) -> torch.Tensor:
-    """What each patch of a picture adds to its embedding.
+def patch_shares(rollout: torch.Tensor, grid_size: Sequence[int], pooling: str | None = None) -> torch.Tensor:
+    """What each patch of a picture or a video adds to its embedding.
 
     Args:
         rollout: (B, N, N), other tokens standing before the patches.
-        grid_size: (rows, columns) of the patches.
+        grid_size: (rows, columns) of the patches, or (frames, rows, columns).
         pooling: "cls" where the embedding is the first token, "mean" where it is the mean of the patches. `None`: "cls"
             where tokens stand before the patches.
 
     Returns:
-        (B, rows, columns). The shares of the tokens before the patches are left out: a sum below 1 tells what they hold.
+        (B, *grid_size). The shares of the tokens before the patches are left out: a sum below 1 tells what they hold.
 
     Raises:
         ValueError: for fewer tokens than patches, and "cls" without a token before them.
     """
-    rows, columns = grid_size
-    others = rollout.shape[-1] - rows * columns
+    others = rollout.shape[-1] - math.prod(grid_size)
     pooling = pooling or ("cls" if others > 0 else "mean")
     if others < 0 or (pooling == "cls" and others == 0):
-        raise ValueError(f"{rollout.shape[-1]} tokens are not {rows} x {columns} patches with pooling {pooling!r}.")
+        patches = " x ".join(map(str, grid_size))
+        raise ValueError(f"{rollout.shape[-1]} tokens are not {patches} patches with pooling {pooling!r}.")
     shares = rollout[:, 0] if pooling == "cls" else rollout[:, others:].mean(dim=1)
-    return shares[:, others:].unflatten(1, (rows, columns))
+    return shares[:, others:].unflatten(1, tuple(grid_size))
 
 
 __all__ = ["attention_rollout", "patch_shares"]

@@ -52,6 +52,7 @@ def test_shares_of_patches_are_those_of_the_embedding():
     mean = patch_shares(rollout, (2, 3), "mean")
     assert mean[0, 1, 0] == (11 + 18 + 25 + 32 + 39 + 46) / 6
     assert patch_shares(rollout[:, 1:, 1:], (2, 3)).equal(mean)
+    assert patch_shares(rollout, (3, 1, 2)).tolist() == [[[[1, 2]], [[3, 4]], [[5, 6]]]]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,7 @@ def test_shares_of_patches_are_those_of_the_embedding():
         (lambda: attention_rollout([torch.rand(1, 2, 4, 4), torch.rand(1, 2, 5, 5)]), "as many tokens"),
         (lambda: attention_rollout([torch.rand(1, 2, 4, 5)]), "queries that are keys"),
         (lambda: patch_shares(torch.rand(1, 6, 6), (2, 4)), "6 tokens are not 2 x 4"),
+        (lambda: patch_shares(torch.rand(1, 6, 6), (2, 2, 2)), "6 tokens are not 2 x 2 x 2"),
         (lambda: patch_shares(torch.rand(1, 6, 6), (2, 3), "cls"), "'cls'"),
     ],
 )
