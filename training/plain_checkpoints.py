@@ -39,6 +39,7 @@ def save_checkpoint(
     state = {"model": model.state_dict(), "epoch": epoch, "metrics": metrics}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
+        state["optimizer_class"] = type(optimizer).__name__
     header = {HEADER: json.dumps({name: _pack(value, tensors, name) for name, value in state.items()})}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.part")
@@ -59,8 +60,8 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: without such a file.
-        InvalidCheckpointError: a ValueError, for another file, another model, or no optimizer in it. Nothing is loaded
-            then.
+        InvalidCheckpointError: a ValueError, for another file, another model, no optimizer in it or one of another
+            kind. Nothing is loaded then.
 
     Example:
 
@@ -92,6 +93,9 @@ def load_checkpoint(
     if optimizer is not None:
         if "optimizer" not in state:
             raise InvalidCheckpointError(f"{path} was saved without an optimizer.")
+        kinds = state.get("optimizer_class"), type(optimizer).__name__
+        if kinds[0] != kinds[1]:
+            raise InvalidCheckpointError(f"{path} holds another optimizer: {kinds[0]} there, {kinds[1]} here.")
         try:
             optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:

@@ -88,9 +88,19 @@ def test_a_missing_or_another_optimizer_is_refused(tmp_path):
     save_checkpoint(model, None, 1, {}, tmp_path / "without")
     with pytest.raises(InvalidCheckpointError, match="without an optimizer"):
         load_checkpoint(model, optimizer, tmp_path / "without")
-    save_checkpoint(model, torch.optim.SGD(model[0].parameters()), 1, {}, tmp_path / "other")
+    save_checkpoint(model, torch.optim.AdamW(model[0].parameters()), 1, {}, tmp_path / "other")
     with pytest.raises(InvalidCheckpointError, match="another optimizer"):
         load_checkpoint(model, optimizer, tmp_path / "other")
+
+
+def test_another_kind_of_optimizer_is_refused_and_nothing_is_loaded(tmp_path):
+    save_checkpoint(*trained(), 1, {}, tmp_path / "checkpoint")
+    model, optimizer = trained(torch.optim.SGD, momentum=0.9)
+    before = model[0].weight.clone()
+    with pytest.raises(InvalidCheckpointError, match="AdamW there, SGD here"):
+        load_checkpoint(model, optimizer, tmp_path / "checkpoint")
+    assert torch.equal(model[0].weight, before)
+    step(model, optimizer)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
