@@ -1,6 +1,7 @@
 """Weights of other libraries' vision transformers with relative position bias.
 
-What decides the logits is taken over, dropout is not: name it as an override. Heads, labels and sizes come along.
+What decides the logits is taken over, and with it heads, labels, sizes, the weights' type and the drop path rate. Dropout
+is not: name it as an override. The new model is in evaluation mode, as from `from_pretrained`.
 """
 
 import torch
@@ -20,7 +21,7 @@ def convert_timm(model: nn.Module, **overrides) -> RelPosViTForImageClassificati
 
     Args:
         model: from `timm.create_model("vit_relpos_...")`.
-        overrides: settings of [`RelPosViTConfig`], e.g. `drop_path_rate=0.1`.
+        overrides: settings of [`RelPosViTConfig`], e.g. `hidden_dropout=0.1`.
 
     Raises:
         ValueError: for another model, or one with parts that ours lacks.
@@ -55,6 +56,7 @@ def convert_timm(model: nn.Module, **overrides) -> RelPosViTForImageClassificati
         "layer_norm_eps": block.norm1.eps,
         "norm_position": "before" if normed_before else "after",
         "layer_scale_init_value": 1e-6 if scaled else None,
+        "drop_path_rate": getattr(model.blocks[-1].drop_path1, "drop_prob", 0.0),
         "image_size": tuple(model.patch_embed.img_size),
         "patch_size": tuple(model.patch_embed.patch_size),
         "num_channels": model.in_chans,
@@ -102,7 +104,7 @@ def convert_beit(model: BeitForImageClassification, **overrides) -> RelPosViTFor
 
     Args:
         model: e.g. `BeitForImageClassification.from_pretrained("microsoft/beit-base-patch16-224")`.
-        overrides: settings of [`RelPosViTConfig`], e.g. `drop_path_rate=0.1`.
+        overrides: settings of [`RelPosViTConfig`], e.g. `hidden_dropout=0.1`.
 
     Raises:
         ValueError: for another model.
@@ -130,6 +132,7 @@ def convert_beit(model: BeitForImageClassification, **overrides) -> RelPosViTFor
         "num_attention_heads": config.num_attention_heads,
         "intermediate_size": config.intermediate_size,
         "hidden_act": config.hidden_act,
+        "drop_path_rate": config.drop_path_rate,
         "layer_norm_eps": config.layer_norm_eps,
         "layer_scale_init_value": config.layer_scale_init_value if config.layer_scale_init_value > 0 else None,
         "initializer_range": config.initializer_range,
@@ -180,7 +183,8 @@ def convert_beit(model: BeitForImageClassification, **overrides) -> RelPosViTFor
 
 def _build(words, weights, overrides):
     model = RelPosViTForImageClassification(RelPosViTConfig(**{**words, **overrides}))
-    model.load_state_dict(weights)
+    dtype = weights["relpos_vit.embeddings.patch_embedding.projection.weight"].dtype
+    model.to(dtype).load_state_dict(weights)
     return model.eval()
 
 

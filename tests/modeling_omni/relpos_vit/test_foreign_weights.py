@@ -69,6 +69,15 @@ def test_timm_models_without_a_head_give_the_embedding():
     assert_same_logits(theirs, ours, torch.randn(2, 3, 24, 40))
 
 
+def test_timm_models_keep_their_type_and_drop_path():
+    theirs = timm_model(drop_path_rate=0.2).half()
+    ours = convert_timm(theirs)
+    assert {weight.dtype for weight in ours.state_dict().values()} == {torch.float16} == {ours.dtype}
+    assert ours.config.drop_path_rate == pytest.approx(0.2)
+    for our_layer, block in zip(ours.relpos_vit.layers, theirs.blocks):
+        assert our_layer.drop_path.p == pytest.approx(getattr(block.drop_path1, "drop_prob", 0.0))
+
+
 def test_timm_models_with_parts_that_ours_lacks_are_refused():
     with pytest.raises(ValueError, match="q_norm"):
         convert_timm(timm_model(qk_norm=True))
@@ -110,6 +119,12 @@ def test_beit_keeps_its_labels():
     theirs = beit(num_labels=2, use_relative_position_bias=True)
     theirs.config.id2label, theirs.config.label2id = {0: "cat", 1: "dog"}, {"cat": 0, "dog": 1}
     assert convert_beit(theirs).config.id2label == {0: "cat", 1: "dog"}
+
+
+def test_beit_keeps_its_type_and_drop_path():
+    ours = convert_beit(beit(use_relative_position_bias=True, drop_path_rate=0.3).to(torch.bfloat16))
+    assert {weight.dtype for weight in ours.state_dict().values()} == {torch.bfloat16} == {ours.dtype}
+    assert [layer.drop_path.p for layer in ours.relpos_vit.layers] == [0.0, 0.3]
 
 
 def test_overrides_are_settings_of_the_new_model(tmp_path):
