@@ -241,9 +241,9 @@ class RelPosViTModel(RelPosViTPreTrainedModel):
             alone.
         """
         config = self.config
-        frames = () if config.num_frames is None else (1,)
-        if pixel_values.ndim != 4 + len(frames) or pixel_values.shape[-3] != config.num_channels:
-            axes = ("batch", *(["frames"] if frames else []), f"{config.num_channels} channels", "height", "width")
+        frames = () if config.num_frames is None else ("frames",)
+        axes = ("batch", *frames, f"{config.num_channels} channels", "height", "width")
+        if pixel_values.ndim != len(axes) or pixel_values.shape[-3] != config.num_channels:
             raise ValueError(f"`pixel_values` must be ({', '.join(axes)}), got the shape {tuple(pixel_values.shape)}.")
         if frames:
             pixel_values = pixel_values.transpose(1, 2)  # (B, T, C, H, W) -> (B, C, T, H, W)
