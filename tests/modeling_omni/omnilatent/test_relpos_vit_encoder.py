@@ -42,6 +42,16 @@ def test_kernels_are_set_for_it_too():
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
 
 
+def test_the_lookup_kernel_is_set_for_it_alone():
+    model, image = build(), torch.randn(1, 3, 32, 32)
+    expected = model("image", image, "image")["output"]
+    for name in ("image", "video"):
+        model.encoders[name].vit.set_attn_implementation("relative")
+        assert {layer.attention.kernel_name for layer in model.encoders[name].vit.layers} == {"relative"}
+    assert model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(model("image", image, "image")["output"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_attentions_are_those_of_the_backbone():
     model = build(attn_implementation="eager")
     output = model("image", torch.randn(1, 3, 32, 32), "image", output_attentions=True)
