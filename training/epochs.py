@@ -1,5 +1,6 @@
 """A plain training loop for a classifier, one epoch at a time."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -28,7 +29,7 @@ def train_epoch(
         `loss` and `accuracy`, means over the samples, as the model was when it saw them.
 
     Raises:
-        ValueError: when the loader has no batch.
+        ValueError: when the loader has no batch, or, after the epoch, when the loss of one was NaN.
 
     Example:
 
@@ -88,4 +89,7 @@ def _run(model, dataloader, criterion, device, optimizer=None):
         correct = correct + (logits.detach().argmax(dim=-1) == labels).sum()
     if samples == 0:
         raise ValueError("The data loader has no batch.")
-    return {"loss": float(loss_sum) / samples, "accuracy": float(correct) / samples}
+    loss = float(loss_sum) / samples
+    if math.isnan(loss):  # the accuracy would count the first class as the model's answer
+        raise ValueError("The loss of a batch is NaN: look for NaN in images and weights, and at the learning rate.")
+    return {"loss": loss, "accuracy": float(correct) / samples}

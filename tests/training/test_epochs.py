@@ -81,6 +81,16 @@ def test_a_distributed_sampler_learns_the_epoch():
     assert loader.sampler.epoch == 6
 
 
+def test_a_loss_of_nan_is_no_success():
+    model = nn.Linear(3, 2)
+    (images, labels), other = linear_batches()
+    batches, criterion = [(images * torch.nan, torch.zeros_like(labels)), other], nn.CrossEntropyLoss()
+    with pytest.raises(ValueError, match="loss of a batch is NaN"):
+        evaluate(model, batches, criterion, CPU)
+    with pytest.raises(ValueError, match="loss of a batch is NaN"):
+        train_epoch(model, batches, criterion, torch.optim.SGD(model.parameters(), lr=0.1), CPU, epoch=0)
+
+
 def test_no_batch_is_an_error():
     with pytest.raises(ValueError, match="no batch"):
         evaluate(nn.Linear(3, 2), [], nn.CrossEntropyLoss(), CPU)
