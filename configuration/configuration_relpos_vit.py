@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from .known_words import KnownWords
 from .size_checks import check_heads_divide, check_positive
@@ -145,6 +146,7 @@ class RelPosViTConfig(KnownWords, PreTrainedConfig):
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
         check_divisible(self.input_size, self.patch_shape)
         for name, words in {
+            "hidden_act": ACT2FN,
             "norm_position": ("before", "after"),
             "position_embedding": ("relative", "absolute", "both", "none"),
             "pooling": ("mean", "cls"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .relative_position import CLASS_ENTRIES, get_relative_position_index, num_relative_positions
+from .relative_position import CLASS_ENTRIES, check_axes, get_relative_position_index, num_relative_positions
 from .spline import cubic_spline_weights, resample_axes
 from .symbolic_lengths import is_symbolic
 
@@ -122,15 +122,12 @@ class RelativePositionTable(nn.Module):
                 f"`num_heads` must be at least 1 and `init_std` not negative, got {num_heads} and {init_std}."
             )
         self.num_heads = num_heads
+        check_axes("query_size", query_size, len(query_size))
         self.query_size = tuple(query_size)
         self.key_size = self.query_size if key_size is None else tuple(key_size)
+        check_axes("key_size", self.key_size, len(query_size))
         self.class_token = class_token
         self.init_std = init_std
-        if len(self.key_size) != len(self.query_size) or min(self.query_size + self.key_size) < 1:
-            raise ValueError(
-                f"The grids of queries {self.query_size} and keys {self.key_size} must have as many axes, each with at "
-                "least one token."
-            )
         self.num_relative_positions = num_relative_positions(self.query_size, self.key_size, class_token)
         self.relative_position_bias_table = nn.Parameter(torch.empty(self.num_relative_positions, num_heads))
         nn.init.normal_(self.relative_position_bias_table, std=init_std)
@@ -258,12 +255,9 @@ class RelativePositionBias(RelativePositionTable):
             raise ValueError(
                 f"A bias of type {bias_type!r} needs `{wanted}` and no `{given}`, got {sizes[wanted]} and {sizes[given]}."
             )
-        query_size = (seq_len,) if bias_type == "1d" else tuple(window_size)
+        query_size = (seq_len,) if bias_type == "1d" else window_size
         key_size = (key_size,) if isinstance(key_size, int) else key_size
-        if len(query_size) != BIAS_AXES[bias_type]:
-            raise ValueError(
-                f"A bias of type {bias_type!r} needs {BIAS_AXES[bias_type]} sizes in `window_size`, got {query_size}."
-            )
+        check_axes(wanted, query_size, BIAS_AXES[bias_type])
         super().__init__(num_heads, query_size, key_size, class_token, init_std)
         self.bias_type = bias_type
         index = get_relative_position_index(self.query_size, self.key_size, class_token)

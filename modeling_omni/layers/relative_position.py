@@ -66,7 +66,7 @@ def get_relative_position_index_2d(
     (torch.Size([35, 35]), True)
     ```
     """
-    _check_axes("window_size", window_size, 2)
+    check_axes("window_size", window_size, 2)
     return get_relative_position_index(window_size, key_window_size)
 
 
@@ -85,7 +85,7 @@ def get_relative_position_index_3d(
     Raises:
         ValueError: unless both are three sizes of at least 1.
     """
-    _check_axes("window_size", window_size, 3)
+    check_axes("window_size", window_size, 3)
     return get_relative_position_index(window_size, key_window_size)
 
 
@@ -107,8 +107,8 @@ def get_relative_position_index(
         ValueError: for sizes below 1, or grids with different numbers of axes.
     """
     key_size = query_size if key_size is None else key_size
-    _check_axes("query_size", query_size, len(query_size))
-    _check_axes("key_size", key_size, len(query_size))
+    check_axes("query_size", query_size, len(query_size))
+    check_axes("key_size", key_size, len(query_size))
     index = torch.zeros(1, 1, dtype=torch.long)
     for queries, keys in zip(query_size, key_size):
         offset = torch.arange(queries)[:, None] - torch.arange(keys) + keys - 1
@@ -131,12 +131,16 @@ def num_relative_positions(
     return offsets + CLASS_ENTRIES * class_token
 
 
-def _check_axes(name: str, sizes: Sequence[int], axes: int):
-    if len(sizes) != axes or axes == 0 or min(sizes) < 1:
-        raise ValueError(f"`{name}` must be {axes or 'some'} sizes of at least 1, got {tuple(sizes)}.")
+def check_axes(name: str, sizes: Sequence[int], axes: int):
+    """Raise a ValueError unless these are the sizes of a grid with so many axes."""
+    one = isinstance(sizes, (int, float))
+    if one or len(sizes) != axes or axes == 0 or min(sizes) < 1 or any(isinstance(size, float) for size in sizes):
+        sizes = sizes if one else tuple(sizes)
+        raise ValueError(f"`{name}` must be {axes or 'some'} whole sizes of at least 1, got {sizes}.")
 
 
 __all__ = [
+    "check_axes",
     "get_relative_position_index",
     "get_relative_position_index_1d",
     "get_relative_position_index_2d",

@@ -81,12 +81,11 @@ def test_processes_write_under_their_ranks(tmp_path, monkeypatch):
     assert lines == ["rank 0: Left out a.png", "rank 1: Left out a.png"]
 
 
-def test_name_that_is_no_unicode_is_in_the_log(tmp_path, monkeypatch, capsys):
+def test_name_that_is_no_unicode_is_in_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(logging.getLogger("omnilatent"), "propagate", False)  # pytest cannot send it between processes
     with run_folder(tmp_path):
         logging.getLogger("omnilatent.training.data").warning("Left out %s", "caf\udce9.png")
     assert "Left out caf\\udce9.png\n" in (tmp_path / LOG_FILE).read_text()
-    assert "Left out caf" in capsys.readouterr().err
 
 
 def test_silent_run_leaves_no_folder(tmp_path):

@@ -69,6 +69,9 @@ def test_a_class_token_has_entries_of_its_own():
     [
         lambda: get_relative_position_index_1d(0),
         lambda: get_relative_position_index_2d((7,)),
+        lambda: get_relative_position_index_2d(7),
+        lambda: get_relative_position_index_2d((7.0, 7.0)),
+        lambda: get_relative_position_index_1d(7.0),
         lambda: get_relative_position_index_2d((7, -1)),
         lambda: get_relative_position_index_3d((7, 7)),
         lambda: get_relative_position_index((), ()),

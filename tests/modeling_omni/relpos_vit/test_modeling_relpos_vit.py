@@ -256,6 +256,7 @@ def test_the_table_starts_with_the_configs_deviation():
         ({"bias_type": "2d", "num_frames": 4}, '"1d" or "3d" for videos .* got .2d. with .num_frames=4'),
         ({"position_embedding": "rotary"}, "relative, absolute"),
         ({"norm_position": "middle"}, "before, after"),
+        ({"hidden_act": "foo"}, "`hidden_act` must be one of gelu,.* got 'foo'"),
         ({"hidden_size": 30}, "not divisible"),
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
         ({"image_size": (8, 8, 8)}, "one number or"),
