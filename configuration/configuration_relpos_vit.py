@@ -14,7 +14,8 @@ from .size_checks import check_heads_divide, check_positive
 @strict
 class RelPosViTConfig(KnownWords, PreTrainedConfig):
     r"""
-    Everything that decides the shape of a [`RelPosViTModel`]. The defaults are ViT-B/16 for images of 224 pixels.
+    Everything that decides the shape of a [`RelPosViTModel`]. The defaults are ViT-B/16 for images of 224 pixels;
+    `RelPosViTConfig.tiny()`, `.small()` and `.base()` are the presets.
 
     Args:
         hidden_size (`int`, defaults to 768): Width of the layers.
@@ -163,8 +164,21 @@ class RelPosViTConfig(KnownWords, PreTrainedConfig):
 
     @classmethod
     def tiny(cls, **kwargs) -> "RelPosViTConfig":
-        """A model of about fifty thousand parameters, for tests and examples."""
+        """A model of about fifty thousand parameters, for tests and examples.
+
+        `omnilatent classify --preset tiny` is not this one but DeiT's tiny, of 5.5 million.
+        """
         return cls(**{**TINY, **kwargs})
+
+    @classmethod
+    def small(cls, **kwargs) -> "RelPosViTConfig":
+        """ViT-S/16, of 22 million parameters."""
+        return cls(**{**DEIT_SIZES["small"], **kwargs})
+
+    @classmethod
+    def base(cls, **kwargs) -> "RelPosViTConfig":
+        """The defaults: ViT-B/16, of 86 million parameters."""
+        return cls(**{**DEIT_SIZES["base"], **kwargs})
 
 
 def check_divisible(size: tuple[int, ...], patch: tuple[int, ...]):
@@ -189,4 +203,11 @@ TINY = {
     "patch_size": 8,
 }
 
-__all__ = ["RelPosViTConfig"]
+# DeiT's three sizes (Touvron et al. 2021, table 1)
+DEIT_SIZES = {
+    "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
+
+__all__ = ["DEIT_SIZES", "RelPosViTConfig"]

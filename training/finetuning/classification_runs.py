@@ -16,7 +16,7 @@ from transformers import (
 from transformers.integrations import is_tensorboard_available
 from transformers.utils import is_torch_bf16_gpu_available
 
-from ...configuration.configuration_relpos_vit import RelPosViTConfig, as_pair
+from ...configuration.configuration_relpos_vit import DEIT_SIZES, RelPosViTConfig, as_pair
 from ...modeling_omni.relpos_vit.modeling_relpos_vit import RelPosViTForImageClassification, RelPosViTPreTrainedModel
 from ..hub_upload import check_hub, upload
 from ..run_folder import LOG_FILE
@@ -27,13 +27,6 @@ from .image_tables import open_image_tables
 from .labelled_images import LabelledImages, LabelledImageStream
 
 logger = logging.getLogger(__name__)
-
-# DeiT's three sizes (Touvron et al. 2021, table 1)
-SIZES = {
-    "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
-    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
-}
 
 
 def classify(options: Namespace) -> ImageClassificationTrainer:
@@ -130,7 +123,7 @@ def open_classifier(options: Namespace, classes: list[str]) -> tuple[PreTrainedM
             "position_embedding": options.position_embedding,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        config = RelPosViTConfig(**{**SIZES[options.preset or "small"], "drop_path_rate": 0.1, **given}, **words)
+        config = RelPosViTConfig(**{**DEIT_SIZES[options.preset or "small"], "drop_path_rate": 0.1, **given}, **words)
         model = RelPosViTForImageClassification(config)
         processor = ViTImageProcessor(size=as_size(config.image_size))
     if options.model is not None and options.image_size is not None:
@@ -211,4 +204,4 @@ def describe(metrics: dict[str, float], bad: int) -> str:
     return "\n".join(lines) or "There was nothing to judge by."
 
 
-__all__ = ["SIZES", "classify"]
+__all__ = ["classify"]

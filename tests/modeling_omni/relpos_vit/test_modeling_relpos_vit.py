@@ -235,6 +235,15 @@ def test_the_default_is_vit_base():
     assert 86e6 < model.num_parameters() < 87.5e6
 
 
+def test_presets_are_vits_of_those_names():
+    with torch.device("meta"):
+        small = RelPosViTForImageClassification(RelPosViTConfig.small(num_labels=1000))
+    assert (small.config.hidden_size, small.config.grid_size) == (384, (14, 14))
+    assert 21.5e6 < small.num_parameters() < 22.5e6
+    assert RelPosViTConfig.base().to_dict() == RelPosViTConfig().to_dict()
+    assert RelPosViTConfig.base(patch_size=32).grid_size == (7, 7)
+
+
 def test_the_table_starts_with_the_configs_deviation():
     model = RelPosViTModel(RelPosViTConfig.tiny(initializer_range=0.3))
     table = model.layers[0].relative_position_bias.relative_position_bias_table
