@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 from .lazy_names import attach
@@ -71,7 +72,9 @@ _PUBLIC = {
 __getattr__, __dir__, __all__ = attach(__name__, _PUBLIC)
 __all__ += ["__version__"]  # `__dir__` reads the same list
 
-if "OMNILATENT_NO_REGISTRATION" not in os.environ:  # set for the workers of a loader, which use no Auto class
+
+def _register():
+    """Make transformers and peft know what is ours; they are loaded for it, which takes seconds."""
     collecting = gc.isenabled()
     gc.disable()  # classes stay: to search all of torch's objects for garbage meanwhile takes longer than the import
     try:
@@ -81,3 +84,9 @@ if "OMNILATENT_NO_REGISTRATION" not in os.environ:  # set for the workers of a l
     finally:
         if collecting:
             gc.enable()
+
+
+# The variable is set for the workers of a loader, which use no Auto class. The program of our name reads its options
+# first, so that `--help` need not wait, and registers before it runs a command.
+if "OMNILATENT_NO_REGISTRATION" not in os.environ and Path(*sys.argv[:1]).stem != __name__:
+    _register()

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .. import _register
 from .commands import (
     align_command,
     classify_command,
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 for a mistake in what the command was given, told in one line. argparse itself leaves with 2.
     """
     args = make_parser().parse_args(argv)
+    _register()  # the program omits that at its start
     try:
         args.run(args)
     except (ValueError, OSError) as error:

@@ -194,6 +194,36 @@ def test_module_runs_like_the_command(tmp_path):
     assert "error: There is no file 'missing.wav'." in done.stderr
 
 
+@pytest.fixture
+def program(tmp_path):
+    """A runner of the program `omnilatent` as pip writes it, in a process that tells what it imports."""
+    script = tmp_path / "omnilatent"
+    script.write_text("import sys\nfrom omnilatent.training.cli import main\nsys.exit(main())")
+
+    def start(*options):
+        command = [sys.executable, "-X", "importtime", script, *options]
+        done = subprocess.run(command, capture_output=True, text=True)
+        said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+        loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        return done.returncode, said, loaded
+
+    return start
+
+
+@pytest.mark.parametrize(("options", "code"), [(["--help"], 0), (["classify", "--held-out", "1.5"], 2)])
+def test_program_reads_its_options_before_it_loads_torch(program, options, code):
+    stopped, _, loaded = program(*options)
+    assert stopped == code
+    assert "omnilatent.training.cli" in loaded and not loaded & {"torch", "transformers", "peft"}
+
+
+def test_program_knows_our_models_when_it_runs_a_command(program, model_dir, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    code, said, _ = program("visualize", "--image", tmp_path / "a.png", "--model", model_dir)
+    assert code == 1
+    assert said[-1].endswith("model is no classifier of images: it holds OmniLatentModel.")
+
+
 # ---- runs
 
 
