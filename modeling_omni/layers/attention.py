@@ -137,19 +137,17 @@ class Attention(nn.Module):
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        name = self.kernel_name
-        if query.shape[0] == 0:  # which transformers' kernels cannot reshape
-            name, attention_mask = "eager", None
         if position_bias is not None:
-            kwargs["position_bias"] = bias_for_kernel(position_bias, name, query)
+            kwargs["position_bias"] = bias_for_kernel(position_bias, self.kernel_name, query)
         kwargs |= self.kernel_options
         if self.feature_map is not None:
             kwargs["feature_map"] = self.feature_map
         kwargs |= dict(dropout=self.dropout if self.training else 0.0, scaling=self.scaling, is_causal=self.is_causal)
         if isinstance(attention_mask, GatedMask):
-            output, weights = gated_attention(self, name, query, key, value, attention_mask, **kwargs)
+            output, weights = gated_attention(self, self.kernel_name, query, key, value, attention_mask, **kwargs)
         else:
-            output, weights = get_kernel(name)(self, query, key, value, attention_mask, **kwargs)
+            kernel = get_kernel(self.kernel_name)
+            output, weights = kernel(self, query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
 
     def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
