@@ -107,23 +107,16 @@ def strip_fences(test):
     return test
 
 
-def test_import_stays_light():
+def test_import_loads_no_more_libraries_than_transformers_and_peft():
     code = """
-import time
 from transformers import AutoModel, PreTrainedModel
 import peft
-loaded, before = set(sys.modules), time.process_time()
+loaded = set(sys.modules)
 import omnilatent
-print(time.process_time() - before)
-print({"torchaudio", "av", "datasets", "matplotlib"} & set(sys.modules) - loaded)
+print({name.split(".")[0] for name in set(sys.modules) - loaded} - {"omnilatent", "einops", "torchvision", "transformers"})
+print([name for name in sys.modules if name.startswith("omnilatent.training")])
 """
-    heavy, seconds = [], []
-    for _ in range(2):  # the better of two, as other work may share the machine
-        took, modules_there = run_python(code, ROOT / "tests").splitlines()
-        seconds.append(float(took))
-        heavy.append(modules_there)
-    assert heavy == ["set()", "set()"]
-    assert min(seconds) < 0.3
+    assert run_python(code, ROOT / "tests").splitlines() == ["set()", "[]"]
 
 
 @pytest.fixture(scope="module")
