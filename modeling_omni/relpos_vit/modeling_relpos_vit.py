@@ -245,7 +245,7 @@ class RelPosViTModel(RelPosViTPreTrainedModel):
         axes = ("batch", *frames, f"{config.num_channels} channels", "height", "width")
         if pixel_values.ndim != len(axes) or pixel_values.shape[-3] != config.num_channels:
             raise ValueError(f"`pixel_values` must be ({', '.join(axes)}), got the shape {tuple(pixel_values.shape)}.")
-        if len(pixel_values) == 0:
+        if pixel_values.shape[0] == 0:  # `len` would fix the batch of an exported program
             raise ValueError("`pixel_values` is an empty batch.")
         if frames:
             pixel_values = pixel_values.transpose(1, 2)  # (B, T, C, H, W) -> (B, C, T, H, W)
