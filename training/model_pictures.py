@@ -78,8 +78,8 @@ def visualize_model(
     tables = [module for module in model.modules() if isinstance(module, RelativePositionTable)]
     for number, table in enumerate(tables):
         name = "bias_table" if len(tables) == 1 else f"bias_table_layer_{number:02}"
-        window = table.query_size if len(table.query_size) == 2 else None
-        visualize_bias_table(table.relative_position_bias_table, path(name), name.replace("_", " "), window)
+        title = name.replace("_", " ")
+        visualize_bias_table(table.relative_position_bias_table, path(name), title, table.query_size)
     return labels, written
 
 
