@@ -10,11 +10,14 @@ class SetsKernelsOfParts(KnowsItsKernels):
     """Mixin in front of `PreTrainedModel`.
 
     transformers warns of each part of a config for which it finds no model: ours of attentions and fusions, and of
-    encoders that a task does without. They take what the model around them has.
+    encoders that a task does without. They take the name that is set for the model around them. A dict of names, as
+    transformers takes it, sets those that it names and what lies in them.
     """
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs):
-        own = _of(attn_implementation, "", self.config._attn_implementation)
+        own = attn_implementation
+        if isinstance(attn_implementation, dict):
+            own = attn_implementation.get("", self.config._attn_implementation)
         if own in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
             self.get_correct_attn_implementation(own)  # refuses before a part is set
             models = {id(module.config) for module in self.modules() if isinstance(module, PreTrainedModel)}
@@ -23,17 +26,13 @@ class SetsKernelsOfParts(KnowsItsKernels):
 
 
 def _set_parts(config, wanted, models):
-    own = _of(wanted, "", config._attn_implementation)
     for word in config.sub_configs:
         part = getattr(config, word)
         if part is None:
             continue
-        wanted_of_part = _of(wanted, word, part._attn_implementation)
+        if isinstance(wanted, dict):
+            _set_parts(part, wanted.get(word, part._attn_implementation), models)
+            continue
         if id(part) not in models:
-            part._attn_implementation_internal = wanted_of_part = own
-        _set_parts(part, wanted_of_part, models)
-
-
-def _of(wanted, word, otherwise):
-    """What a name of a kernel, or a dict of them as transformers takes it, says of the part `word` of a config."""
-    return wanted.get(word, otherwise) if isinstance(wanted, dict) else wanted
+            part._attn_implementation_internal = wanted
+        _set_parts(part, wanted, models)

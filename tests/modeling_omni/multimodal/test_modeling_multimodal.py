@@ -290,7 +290,6 @@ def test_kernels_are_set_by_a_dict_as_transformers_takes_it(caplog):
         name: encoder.layers[0].attention.kernel_name for name, encoder in model.encoders.items()
     }
     assert {layer.kernel_name for layer in model.fusion.modules() if hasattr(layer, "kernel_name")} == {"eager"}
-    assert model.config.fusion._attn_implementation == model.config.fusion.attention._attn_implementation == "eager"
     assert model.config.image_config.attention._attn_implementation == "relative"
 
 
