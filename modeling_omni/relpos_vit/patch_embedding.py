@@ -37,8 +37,7 @@ class PatchProjection(nn.Module):
             )
         check_divisible(tuple(x.shape[2:]), self.patch_shape)
         for axis, patch in enumerate(self.patch_shape):
-            places = x.shape[2 + 2 * axis] // patch
-            x = x.unflatten(2 + 2 * axis, (places, patch))  # (B, C, places, within, places, within, ...)
+            x = x.unflatten(2 + 2 * axis, (-1, patch))  # (B, C, places, within, places, within, ...)
         places, within = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
         x = x.permute(0, *places, 1, *within)
         return self.projection(x.flatten(1 + axes).flatten(1, axes))

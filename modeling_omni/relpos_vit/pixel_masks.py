@@ -36,7 +36,7 @@ def read_pixel_mask(pixel_mask: torch.Tensor, patch_shape: tuple[int, ...]) -> t
         size = patches.any(dim=others).sum(dim=1)
         places = torch.arange(patches.shape[1 + axis], device=patches.device)
         inside = (places < size[:, None]).view(
-            patches.shape[0], *(len(places) if other == axis else 1 for other in range(axes))
+            patches.shape[0], *(-1 if other == axis else 1 for other in range(axes))
         )
         sizes.append(size)
         block = block & inside
@@ -85,6 +85,5 @@ def _by_patch(mask, patch_shape):
     check_divisible(tuple(mask.shape[1:]), patch_shape)
     axes = len(patch_shape)
     for axis, patch in enumerate(patch_shape):
-        places = mask.shape[1 + 2 * axis] // patch
-        mask = mask.unflatten(1 + 2 * axis, (places, patch))  # (B, places, within, places, within, ...)
+        mask = mask.unflatten(1 + 2 * axis, (-1, patch))  # (B, places, within, places, within, ...)
     return mask.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2)).flatten(1 + axes)
